@@ -1,0 +1,1 @@
+"""The admin page under /_dbopt, one file a tab."""

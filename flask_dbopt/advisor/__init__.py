@@ -1,0 +1,1 @@
+"""Index advice that was tried before it is offered."""

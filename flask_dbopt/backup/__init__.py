@@ -1,0 +1,1 @@
+"""Backups that were restored and checked before they count."""

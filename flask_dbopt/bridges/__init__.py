@@ -1,0 +1,1 @@
+"""One file for each Flask extension the app may already have."""

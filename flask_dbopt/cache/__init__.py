@@ -1,0 +1,1 @@
+"""Query results that are kept only while they are true."""

@@ -1,0 +1,1 @@
+"""flask db-opt, one file a verb."""

@@ -1,0 +1,186 @@
+"""What the rooms may ask of a database: four windows and the records that come through them.
+
+Each room looks through one window only: the pool through the Connector, the cache through the Watcher, the advisor
+through the Planner, the backup through the Snapshotter. An engine is a folder that opens all four.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+# --- pool <-> Connector ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which file a connection was opened on; a path may come to name another one."""
+
+    device: int
+    inode: int
+
+
+class Connector(Protocol):
+    """Opens, inspects and closes connections. ``key`` is whatever the caller's connect arguments come to."""
+
+    def open(self, key: Hashable) -> Any:
+        """A new, tuned connection; raises the driver's own error, or DatabaseUnavailable with a hint."""
+        ...
+
+    def identity(self) -> Identity | None:
+        """The database file as it is now; None when there is no file to compare (a server, or it is missing)."""
+        ...
+
+    def reset(self, connection: Any) -> bool:
+        """Make a returned connection like new. False: it cannot be, so do not lend it again."""
+        ...
+
+    def is_alive(self, connection: Any) -> bool:
+        """Whether a trivial statement still works; never raises."""
+        ...
+
+    def close(self, connection: Any) -> None:
+        """Really close it; never raises."""
+        ...
+
+    def references(self, connection: Any) -> int:
+        """How many holders a connection has beyond the engine's own; the pool calibrates its own share."""
+        ...
+
+
+# --- cache <-> Watcher ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What one statement touches, seen through views and triggers."""
+
+    reads: frozenset[str]
+    writes: frozenset[str]
+    functions: frozenset[str]
+    deterministic: bool
+    """The same rows for the same database state: no clock, no chance, no connection state, no temp or attached table."""
+
+
+class Watcher(Protocol):
+    """Tells whether the database has changed, whoever changed it."""
+
+    def token(self) -> Hashable | None:
+        """Equal tokens mean no commit in between, by any connection of any process. None: it cannot tell now."""
+        ...
+
+    def footprint(self, sql: str) -> Footprint | None:
+        """None when the statement cannot be prepared without the app's own connection."""
+        ...
+
+    def close(self) -> None: ...
+
+    def abandon(self) -> None:
+        """After a fork, in the child: forget the inherited handle without touching it."""
+        ...
+
+
+# --- advisor <-> Planner --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of a plan, as the engine says it and as a person reads it."""
+
+    detail: str
+    depth: int
+    table: str | None = None
+    index: str | None = None
+    reads_whole_table: bool = False
+    sorts: bool = False
+    rows: int | None = None
+    """Rows in the table that is read, where known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the engine would run one statement. ``problem`` is set, and ``steps`` empty, when it would not say."""
+
+    sql: str
+    steps: tuple[Step, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    name: str
+    table: str
+    columns: tuple[str | None, ...]
+    """None where an expression stands instead of a column."""
+    unique: bool = False
+    partial: bool = False
+    sql: str | None = None
+    """None for an index that a PRIMARY KEY or UNIQUE made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    name: str
+    columns: tuple[str, ...]
+    rows: int
+    """Exact for small tables, else an estimate that is right to an order of magnitude."""
+    indexes: tuple[Index, ...] = ()
+
+
+class Planner(Protocol):
+    """Explains statements and tries indexes, without running anything and without touching the database."""
+
+    def explain(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> Plan: ...
+
+    def tables(self) -> Mapping[str, Table]:
+        """Every table of the main schema by lower-case name, with its indexes."""
+        ...
+
+    def trial(self, sql: str, indexes: Sequence[str]) -> Plan:
+        """The plan on a row-less clone of the schema with these CREATE INDEX statements added."""
+        ...
+
+    def create(self, index_sql: str) -> None:
+        """Build the index in the live database, then ANALYZE it. Only ever called because a person said so."""
+        ...
+
+
+# --- backup <-> Snapshotter -----------------------------------------------------------------------------------------
+
+
+class Snapshot(Protocol):
+    """One committed state of a database, pinned while it is read."""
+
+    page_size: int
+    page_count: int
+
+    def page(self, number: int) -> bytes:
+        """Page ``number``, counted from 1."""
+        ...
+
+
+class Snapshotter(Protocol):
+    """Reads a consistent copy out and loads one in."""
+
+    def recipe(self) -> dict[str, Any]:
+        """What a child process needs to build this Snapshotter again: JSON values only."""
+        ...
+
+    def pin(self) -> AbstractContextManager[Snapshot]:
+        """Pin the newest committed state. Only ever in a child process: it reads raw files."""
+        ...
+
+    def size(self) -> int:
+        """Bytes a full copy needs, for the free-disk check beforehand."""
+        ...
+
+    def check(self, path: Path, *, thorough: bool = False) -> tuple[str, ...]:
+        """What the engine finds wrong with a restored file; empty when it is whole."""
+        ...
+
+    def load(self, source: Path, *, deadline: float) -> None:
+        """Replace the live database's content by that of ``source`` in one transaction, through the engine."""
+        ...

@@ -1,0 +1,1 @@
+"""Every query known: counted, timed and summed across workers."""

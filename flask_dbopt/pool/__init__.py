@@ -1,0 +1,1 @@
+"""Connections: lent fairly, taken back clean, replaced when they age."""
