@@ -1,0 +1,99 @@
+"""The hot path: note that a statement ran, and nothing else. Whatever costs time happens in the sweep."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from flask_dbopt.monitor.request import CURRENT, Record, RequestCost
+
+#: Records that may wait for the sweep; past that, whoever adds one folds a batch of them on the spot.
+PENDING = 10_000
+#: Records of one request that are kept as they are before the older ones are handed on as a part of it.
+PER_REQUEST = 2_000
+#: Of those, the newest stay with the request: their cursors may still be fetching.
+KEPT_BACK = 100
+
+
+def _nothing() -> None:
+    """Nobody folds."""
+
+
+class Recorder:
+    """Collects records of statements, by request where there is one. Threads share it: an append is atomic."""
+
+    __slots__ = ("_spilling", "_timer", "finished", "full", "loose", "pending")
+
+    def __init__(
+        self, *, full: Callable[[], None] = _nothing, timer: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.loose: deque[Record] = deque()
+        """Records run outside any request."""
+        self.finished: deque[RequestCost] = deque()
+        self.pending = 0
+        """Records in ``finished``, give or take what threads race for."""
+        self.full = full
+        """Called on the caller's thread when more waits than ``PENDING``."""
+        self._timer = timer
+        self._spilling = threading.Lock()
+
+    def record(self, sql: str, seconds: float, rows: int, error: str | None, cached: bool) -> Record:
+        """Note one run; the returned list may still be added to while the caller fetches."""
+        record: Record = [sql, seconds, rows, error, cached]
+        cost = CURRENT.get()
+        if cost is not None and cost.recorder is self:
+            records = cost.records
+            records.append(record)
+            if len(records) >= PER_REQUEST:
+                self._spill(cost)
+        else:
+            loose = self.loose
+            loose.append(record)
+            if len(loose) >= PENDING:
+                self.full()
+        return record
+
+    def begin(self, endpoint: str, method: str) -> RequestCost:
+        """A request starts in this context."""
+        cost = RequestCost(endpoint, method, self._timer(), self)
+        CURRENT.set(cost)
+        return cost
+
+    def end(self, cost: RequestCost, status: int | None) -> None:
+        """The request is over (``status`` None: it raised). A second call does nothing."""
+        if cost.ended is not None:
+            return
+        cost.ended = self._timer()
+        cost.status = status
+        cost.recorder = None
+        if CURRENT.get() is cost:
+            CURRENT.set(None)
+        self.pending += len(cost.records) + 1
+        self.finished.append(cost)
+        if self.pending >= PENDING:
+            self.full()
+
+    def abandon(self) -> None:
+        """After a fork, in the child: what was collected so far is the parent's to count."""
+        self.loose.clear()
+        self.finished.clear()
+        self.pending = 0
+        self._spilling = threading.Lock()
+        CURRENT.set(None)
+
+    def _spill(self, cost: RequestCost) -> None:
+        """Keep an endless request's memory bounded: all but its newest records are folded ahead of it."""
+        with self._spilling:
+            records = cost.records
+            count = len(records) - KEPT_BACK
+            if count < KEPT_BACK:
+                return
+            part = RequestCost(cost.endpoint, cost.method, cost.started, None)
+            part.records = records[:count]
+            del records[:count]
+        self.pending += count
+        self.finished.append(part)
+        if self.pending >= PENDING:
+            self.full()

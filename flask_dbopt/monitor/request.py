@@ -1,0 +1,31 @@
+"""What one request cost: its own statements and how long it took."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Any
+
+#: One run of a statement: ``[sql, seconds, rows, error, cached]``. A list, because the rows and the time of a
+#: later ``fetchall`` are added to it. ``rows`` is -1 while unknown, ``error`` an exception's class name or None.
+Record = list[Any]
+
+
+class RequestCost:
+    """A request that is being served, or was: the recorder fills it, the monitor folds it."""
+
+    __slots__ = ("ended", "endpoint", "method", "recorder", "records", "started", "status")
+
+    def __init__(self, endpoint: str, method: str, started: float, recorder: object | None) -> None:
+        self.endpoint = endpoint
+        self.method = method
+        self.started = started
+        self.recorder = recorder
+        """Whoever counts it; None once it has ended, so that a straggler's statements are not lost in it."""
+        self.records: list[Record] = []
+        self.ended: float | None = None
+        """None in ``Recorder.finished``: only a part of a request that is still running."""
+        self.status: int | None = None
+
+
+#: The request being served in this context; a thread that a request starts has none unless it copies its context.
+CURRENT: ContextVar[RequestCost | None] = ContextVar("flask_dbopt_request", default=None)
