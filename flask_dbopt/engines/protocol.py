@@ -91,6 +91,7 @@ class Step:
     """One line of a plan, as the engine says it and as a person reads it."""
 
     detail: str
+    """In the engine's words: ``SCAN keyword``."""
     depth: int
     table: str | None = None
     index: str | None = None
@@ -98,6 +99,8 @@ class Step:
     sorts: bool = False
     rows: int | None = None
     """Rows in the table that is read, where known."""
+    reading: str = ""
+    """In a person's words: "reads all 320,000 rows of keyword"."""
 
 
 @dataclass(frozen=True, slots=True)
