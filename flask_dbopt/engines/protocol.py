@@ -6,36 +6,47 @@ through the Planner, the backup through the Snapshotter. An engine is a folder t
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any, Protocol
 
 # --- pool <-> Connector ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Which file a connection was opened on; a path may come to name another one."""
+#: A file's device and inode: which file a connection was opened on, whatever its path comes to name later.
+Identity = tuple[int, int]
 
-    device: int
-    inode: int
+
+class Condition(Enum):
+    """How a connection came back."""
+
+    CLEAN = auto()
+    ROLLED_BACK = auto()
+    """In a transaction that nobody had ended."""
+    UNFIT = auto()
+    """With a state of its own that cannot be undone: not to be lent again."""
 
 
 class Connector(Protocol):
-    """Opens, inspects and closes connections. ``key`` is whatever the caller's connect arguments come to."""
+    """Opens, readies and closes connections. ``key`` is whatever the caller's connect arguments come to."""
 
     def open(self, key: Hashable) -> Any:
         """A new, tuned connection; raises the driver's own error, or DatabaseUnavailable with a hint."""
         ...
 
     def identity(self) -> Identity | None:
-        """The database file as it is now; None when there is no file to compare (a server, or it is missing)."""
+        """The database file as it is now; None where there is none to compare (a server, or it is missing)."""
         ...
 
-    def reset(self, connection: Any) -> bool:
-        """Make a returned connection like new. False: it cannot be, so do not lend it again."""
+    def lend(self, connection: Any, give_back: Callable[[Any], None]) -> None:
+        """Make it usable for one borrower, whose ``close()`` calls ``give_back``."""
+        ...
+
+    def take_back(self, connection: Any) -> Condition:
+        """Make it like new again, and useless for whoever still holds it."""
         ...
 
     def is_alive(self, connection: Any) -> bool:
@@ -44,10 +55,6 @@ class Connector(Protocol):
 
     def close(self, connection: Any) -> None:
         """Really close it; never raises."""
-        ...
-
-    def references(self, connection: Any) -> int:
-        """How many holders a connection has beyond the engine's own; the pool calibrates its own share."""
         ...
 
 

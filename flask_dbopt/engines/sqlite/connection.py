@@ -1,0 +1,251 @@
+"""The sqlite3 connection an app holds: a real subclass whose ``close()`` may give it back, and nothing else changed.
+
+A connection that was given back changes its class to ``Returned``, in which every use raises: so the open ones need
+no check for it, and whoever kept a reference cannot disturb the next borrower.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable
+from threading import get_ident
+from time import perf_counter
+from typing import Any, cast
+from weakref import ref
+
+from flask_dbopt.engines.sqlite import statements
+from flask_dbopt.engines.sqlite.cursor import Cursor, Road
+from flask_dbopt.errors import ConnectionReturned
+
+
+class _Plain:
+    """The road of a connection that is still being opened: it leads straight to the driver."""
+
+    look = None
+
+    def learn(self, sql: str, seconds: float) -> None: ...
+
+    def record(self, sql: str, seconds: float, rows: int, error: str | None, cached: bool) -> list[Any]:
+        return [sql, seconds, rows, error, cached]
+
+
+PLAIN: Road = _Plain()
+
+_new_cursor = sqlite3.Connection.cursor
+_execute = sqlite3.Cursor.execute
+
+
+class Connection(sqlite3.Connection):
+    """A real ``sqlite3.Connection``. ``close()`` gives it back when a pool lent it, and closes it otherwise."""
+
+    _road: Road = PLAIN
+    _home: Callable[[Connection], None] | None = None
+    """Where ``close()`` gives it back; None: it closes for real."""
+    _owner: int | None = None
+    """The borrowing thread, where ``check_same_thread`` was asked for."""
+    _altered: bool = False
+    """It has a state that other connections have not (own functions, temp tables): no cache, no second loan."""
+    _detect_types: int = 0
+    _identity: tuple[int, int] | None = None
+    """The file it was opened on."""
+    _arguments: Any = None
+    """What it was opened with."""
+    _tuned: bool = True
+    _pragmas: dict[str, Any]
+    """PRAGMAs that were changed, with the values they had before."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        self._cursors: list[ref[sqlite3.Cursor]] = []
+        self._cursors_bound = 32
+        self._pragmas = {}
+        super().__init__(*arguments, **keywords)
+
+    def cursor(self, factory: Any = Cursor, /) -> Any:
+        cursor = _new_cursor(self, factory if factory is Cursor else joined_cursor(factory))
+        if isinstance(cursor, Cursor):
+            cursor._record = None
+        cursors = self._cursors
+        cursors.append(ref(cursor))
+        if len(cursors) > self._cursors_bound:
+            cursors[:] = [kept for kept in cursors if kept() is not None]
+            self._cursors_bound = max(32, 2 * len(cursors))
+        return cursor
+
+    def execute(self, sql: str, parameters: Any = (), /) -> Any:
+        return self.cursor().execute(sql, parameters)
+
+    def executemany(self, sql: str, parameters: Iterable[Any], /) -> Any:
+        return self.cursor().executemany(sql, parameters)
+
+    def executescript(self, sql_script: str, /) -> Any:
+        return self.cursor().executescript(sql_script)
+
+    def commit(self) -> None:
+        self.check_thread()
+        if self.in_transaction:
+            self._commit(super().commit)
+        else:
+            super().commit()
+
+    def rollback(self) -> None:
+        self.check_thread()
+        super().rollback()
+
+    def __exit__(self, *exception: Any) -> Any:
+        self.check_thread()
+        if self.in_transaction and exception[0] is None:
+            return self._commit(super().__exit__, *exception)
+        return super().__exit__(*exception)
+
+    def _commit(self, commit: Callable[..., Any], *arguments: Any) -> Any:
+        """A commit is where SQLite writes and waits: it is timed like a statement."""
+        start = perf_counter()
+        error = None
+        try:
+            return commit(*arguments)
+        except Exception as raised:
+            error = type(raised).__name__
+            raise
+        finally:
+            self._road.record("COMMIT", perf_counter() - start, -1, error, False)
+
+    def close(self) -> None:
+        self.check_thread()
+        if self._home is None:
+            super().close()
+        else:
+            self._home(self)
+
+    def check_thread(self) -> None:
+        """What the driver checks where ``check_same_thread`` holds; ours are opened without, to be lent anywhere."""
+        if self._owner is not None and self._owner != get_ident():
+            raise sqlite3.ProgrammingError(
+                "SQLite objects created in a thread can only be used in that same thread. The object was created "
+                f"in thread id {self._owner} and this is thread id {get_ident()}."
+            )
+
+    def check_open(self) -> None:
+        """Raise the driver's own error when it was really closed."""
+        self.total_changes  # noqa: B018  # the driver's cheapest question that a closed connection refuses
+
+    def is_idle(self) -> bool:
+        """Whether no statement is half read, so that the next SELECT sees the newest commit.
+
+        ``VACUUM INTO`` looks for exactly this before it looks at its (here impossible) file name; nothing runs.
+        """
+        try:
+            _execute(_new_cursor(self), "VACUUM INTO ?", (0,))
+        except sqlite3.OperationalError as error:
+            return "filename" in str(error)
+        return False
+
+    def note_altering(self, sql: str) -> None:
+        """Remember what this statement changes on the connection itself, to undo it when the connection returns."""
+        changed = statements.changed_pragmas(sql)
+        if changed is None:
+            self._altered = True
+            return
+        for name in changed:
+            if name not in self._pragmas:
+                row = _execute(_new_cursor(self), f"PRAGMA {name}").fetchone()
+                self._pragmas[name] = None if row is None else tuple(row)[0]
+
+    def close_cursors(self) -> None:
+        """Close every cursor that is still referenced: a half-read one would pin its snapshot."""
+        for kept in self._cursors:
+            cursor = kept()
+            if cursor is not None:
+                cursor.close()
+        self._cursors.clear()
+
+
+def _marking(name: str) -> Callable[..., Any]:
+    """A driver's method that gives the connection a state of its own, and says so."""
+    method = getattr(sqlite3.Connection, name)
+
+    def call(self: Connection, *arguments: Any, **keywords: Any) -> Any:
+        self.check_thread()
+        self._altered = True
+        return method(self, *arguments, **keywords)
+
+    call.__name__, call.__doc__ = name, method.__doc__
+    return call
+
+
+for _name in (
+    "create_aggregate",
+    "create_collation",
+    "create_function",
+    "create_window_function",
+    "deserialize",
+    "enable_load_extension",
+    "load_extension",
+    "set_authorizer",
+    "set_progress_handler",
+    "set_trace_callback",
+    "setconfig",  # since Python 3.12
+    "setlimit",
+):
+    if hasattr(sqlite3.Connection, _name):
+        setattr(Connection, _name, _marking(_name))
+
+
+class Returned(Connection):
+    """A connection after ``close()``: whoever still holds it can do nothing with it."""
+
+    def close(self) -> None:
+        """A second close is harmless, as the driver's is."""
+
+
+def _refuse(*_: Any, **__: Any) -> Any:
+    raise ConnectionReturned(
+        "Cannot operate on a closed database.",
+        hint="this connection was given back; ask for another with connect()",
+    )
+
+
+def _refuse_everything() -> None:
+    """Every method and property of the driver's, but for the two attributes it lets be set on a closed connection."""
+    for name in dir(sqlite3.Connection):
+        if name in ("close", "row_factory", "text_factory"):
+            continue
+        if name.startswith("__") and name not in ("__enter__", "__exit__", "__call__"):
+            continue
+        member = getattr(sqlite3.Connection, name)
+        if isinstance(member, type):  # the exceptions, which the driver offers on each connection
+            continue
+        setattr(Returned, name, _refuse if callable(member) else property(_refuse, _refuse))
+    # Through this its cursors refuse as well, and so does a cursor that replays kept rows.
+    Returned._road = property(_refuse)  # type: ignore[assignment]
+    Returned.check_open = _refuse  # type: ignore[method-assign]
+
+
+_refuse_everything()
+
+
+_joined: dict[type, type] = {}
+
+
+def joined_connection(factory: type[sqlite3.Connection]) -> type[Connection]:
+    """The app's own connection class with ours beneath it: its overrides win, its ``super()`` calls are timed."""
+    return cast("type[Connection]", _join(factory, Connection, sqlite3.Connection))
+
+
+def joined_cursor(factory: Any) -> Any:
+    """The same for a cursor class. Anything else that makes cursors is left alone, untimed."""
+    if not (isinstance(factory, type) and issubclass(factory, sqlite3.Cursor)):
+        return factory
+    return _join(factory, Cursor, sqlite3.Cursor)
+
+
+def _join(factory: type, ours: type, base: type) -> type:
+    if factory is base:
+        return ours
+    if issubclass(factory, ours):
+        return factory
+    if factory not in _joined:
+        try:
+            _joined[factory] = type(factory.__name__, (factory, ours), {"__slots__": ()})
+        except TypeError:  # two layouts that cannot share one object: the app's wins
+            _joined[factory] = factory
+    return _joined[factory]

@@ -1,0 +1,227 @@
+"""Opens SQLite connections, tunes them, and makes them fit to be lent again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import get_ident
+from typing import Any, cast
+from urllib.parse import quote, unquote, urlsplit
+
+from flask_dbopt.engines.protocol import Condition, Identity
+from flask_dbopt.engines.sqlite.connection import Connection, Returned, joined_connection
+from flask_dbopt.engines.sqlite.cursor import Road
+from flask_dbopt.engines.sqlite.tuning import Fault, Tuning
+from flask_dbopt.errors import DatabaseUnavailable
+
+#: Seconds to wait for a lock while tuning: a locked file is no reason to hold up whoever asked for a connection.
+_TUNING_TIMEOUT = 0.5
+
+_rollback = sqlite3.Connection.rollback
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What ``sqlite3.connect`` takes, less the database: connections opened with equal ones can stand in for each other."""
+
+    timeout: float | None = None
+    """Seconds; None: ``DBOPT_SQLITE_BUSY_TIMEOUT``."""
+    detect_types: int = 0
+    isolation_level: str | None = ""
+    check_same_thread: bool = True
+    factory: type[sqlite3.Connection] | None = None
+    """The app's own class wins; its connections are timed, and never lent twice."""
+    cached_statements: int = 128
+    readonly: bool = False
+    further: tuple[tuple[str, Any], ...] = ()
+    """Arguments of newer Pythons (``autocommit``), by name."""
+
+
+class SQLiteConnector:
+    """Connections to one database file, as one set of settings wants them."""
+
+    def __init__(
+        self,
+        place: str | os.PathLike[str],
+        tuning: Tuning,
+        road: Road,
+        *,
+        busy_timeout: float = 5.0,
+    ) -> None:
+        """``place``: a path, or a ``file:`` URI with its query. ``busy_timeout`` in seconds."""
+        self.place = os.fspath(place)
+        self.path = path_of(self.place)
+        self.faults: tuple[Fault, ...] = ()
+        """What the newest connection did not take of the tuning."""
+        self._tuning = tuning
+        self._road = road
+        self._busy_timeout = busy_timeout
+
+    def open(self, key: Hashable) -> Connection:
+        arguments = cast(Arguments, key)
+        for _ in range(3):
+            before = self.identity()
+            connection = self._open(arguments)
+            connection._identity = self.identity()
+            if before is None or before == connection._identity:
+                return connection
+            # The file was replaced in between: nobody can say which one this connection has.
+            sqlite3.Connection.close(connection)
+        raise DatabaseUnavailable("unable to open database file", hint=f"{self.path} is replaced again and again")
+
+    def _open(self, arguments: Arguments) -> Connection:
+        timeout = self._busy_timeout if arguments.timeout is None else arguments.timeout
+        target, uri = self._target(arguments.readonly)
+        try:
+            connection = sqlite3.connect(
+                target,
+                uri=uri,
+                timeout=min(timeout, _TUNING_TIMEOUT),
+                detect_types=arguments.detect_types,
+                isolation_level=cast(Any, arguments.isolation_level),
+                check_same_thread=False,
+                factory=Connection if arguments.factory is None else joined_connection(arguments.factory),
+                cached_statements=arguments.cached_statements,
+                **dict(arguments.further),
+            )
+        except sqlite3.OperationalError as error:
+            raise DatabaseUnavailable(str(error), hint=self._why(error)) from error
+        try:
+            self.ready(connection, timeout, arguments)
+        except BaseException:
+            sqlite3.Connection.close(connection)
+            raise
+        return connection
+
+    def ready(self, connection: Connection, timeout: float, arguments: Arguments) -> None:
+        """Tune a new connection and put it on its road."""
+        connection._arguments = arguments
+        connection._detect_types = arguments.detect_types
+        try:
+            connection._tuned = self._tune(connection)
+            if timeout > _TUNING_TIMEOUT:
+                _run(connection, f"PRAGMA busy_timeout={round(timeout * 1000)}")
+        except sqlite3.DatabaseError as error:
+            raise DatabaseUnavailable(str(error), hint=self._why(error)) from error
+        connection._road = self._road
+
+    def _tune(self, connection: Connection) -> bool:
+        """Whether the connection need not be tuned again. A lock is no failure: the next loan tries again."""
+        try:
+            self.faults = self._tuning.apply(connection)
+        except sqlite3.OperationalError as error:
+            if not any(word in str(error) for word in ("locked", "busy", "readonly")):
+                raise
+            self.faults = (Fault("journal_mode", str(self._tuning.wanted.get("journal_mode")), str(error)),)
+        return not any(fault.pragma == "journal_mode" for fault in self.faults)
+
+    def _target(self, readonly: bool) -> tuple[str, bool]:
+        if self.place.startswith("file:"):
+            separator = "&" if "?" in self.place else "?"
+            return (f"{self.place}{separator}mode=ro" if readonly else self.place), True
+        return (f"file:{quote(self.path)}?mode=ro", True) if readonly else (self.path, False)
+
+    def _why(self, error: Exception) -> str:
+        """What to do about a database that would not open; asks the file system, never reads the file."""
+        path, folder = Path(self.path), Path(self.path).parent
+        if path.is_dir():
+            return f"{path} is a directory; DBOPT_DATABASE must name a file in it"
+        if not folder.is_dir():
+            return f"the folder {folder} does not exist; create it first"
+        if "not a database" in str(error):
+            return f"{path} holds something else; is it the right path, or is it encrypted?"
+        if path.exists() and not os.access(path, os.R_OK):
+            return f"{path} may not be read by this user"
+        if not path.exists() and not os.access(folder, os.W_OK):
+            return f"{path} does not exist and {folder} may not be written by this user"
+        if "malformed" in str(error):
+            return f"{path} is damaged; flask db-opt restore brings back the last backup"
+        return f"the file is {path}"
+
+    def identity(self) -> Identity | None:
+        try:
+            found = os.stat(self.path)  # noqa: PTH116  # at each checkout: a Path would cost as much again
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def lend(self, connection: Connection, give_back: Callable[[Any], None]) -> None:
+        connection.__class__ = Connection
+        # Set again here too: whoever kept the returned handle could still set these two.
+        connection.row_factory = None
+        connection.text_factory = str
+        connection._home = give_back
+        connection._owner = get_ident() if connection._arguments.check_same_thread else None
+
+    def take_back(self, connection: Connection) -> Condition:
+        condition = self._reset(connection)
+        connection.__class__ = Returned
+        return condition
+
+    def _reset(self, connection: Connection) -> Condition:
+        condition = Condition.CLEAN
+        try:
+            if connection._cursors:
+                connection.close_cursors()
+            if connection.in_transaction:
+                _rollback(connection)
+                condition = Condition.ROLLED_BACK
+            if connection._altered:
+                return Condition.UNFIT
+            for name, value in connection._pragmas.items():
+                _run(connection, f"PRAGMA {name}={value}")
+            connection._pragmas.clear()
+            wanted = connection._arguments.isolation_level
+            if connection.isolation_level != wanted:
+                connection.isolation_level = cast(Any, wanted)
+            if not connection._tuned:
+                connection._tuned = self._tune(connection)
+        except sqlite3.Error:
+            return Condition.UNFIT
+        return condition
+
+    def is_alive(self, connection: Connection) -> bool:
+        try:
+            _run(connection, "SELECT 1")
+        except sqlite3.Error:
+            return False
+        return True
+
+    def close(self, connection: Connection) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            connection.__class__ = Returned
+            sqlite3.Connection.close(connection)
+
+
+def _run(connection: sqlite3.Connection, sql: str) -> None:
+    """Our own statement: on the driver's road, not the app's."""
+    cursor = sqlite3.Connection.cursor(connection)
+    cursor.execute(sql).fetchall()
+    cursor.close()
+
+
+def path_of(place: str) -> str:
+    """The absolute path that a path or a ``file:`` URI names; "" for a database in memory."""
+    if not place.startswith("file:"):
+        return "" if place in ("", ":memory:") else str(Path(place).absolute())
+    parts = urlsplit(place)
+    if parts.path in ("", ":memory:") or "mode=memory" in parts.query:
+        return ""
+    return str(Path(unquote(parts.path)).absolute())
+
+
+def arguments_of(keywords: dict[str, Any], *, readonly: bool = False) -> Arguments:
+    """The pool's key for what was given to ``connect``; raises TypeError as ``sqlite3.connect`` does."""
+    known = {name: keywords.pop(name) for name in _KNOWN if name in keywords}
+    further = {name: keywords.pop(name) for name in ("autocommit",) if name in keywords}
+    keywords.pop("uri", None)  # the place says itself what it is
+    if keywords:
+        raise TypeError(f"connect() got an unexpected keyword argument {next(iter(keywords))!r}")
+    return Arguments(**known, readonly=readonly, further=tuple(further.items()))
+
+
+_KNOWN = ("timeout", "detect_types", "isolation_level", "check_same_thread", "factory", "cached_statements")
