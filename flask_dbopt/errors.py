@@ -33,6 +33,10 @@ class DatabaseUnavailable(DBOptError, sqlite3.OperationalError):
     """The database could not be opened at all: a folder, no database file, no permission."""
 
 
+class AdviceError(DBOptError, RuntimeError):
+    """An advised index was not built; the database is as it was before."""
+
+
 class BackupError(DBOptError, RuntimeError):
     """A backup was not taken, or does not prove."""
 
