@@ -75,15 +75,23 @@ class Footprint:
 class Watcher(Protocol):
     """Tells whether the database has changed, whoever changed it."""
 
-    def token(self) -> Hashable | None:
-        """Equal tokens mean no commit in between, by any connection of any process. None: it cannot tell now."""
+    row_types: Collection[type]
+    """Row classes of the driver, beside tuple, that are immutable and so may be shared."""
+
+    def token(self, identity: Identity | None = None) -> Hashable | None:
+        """Equal tokens mean no commit in between, by any connection of any process. None: it cannot tell now.
+
+        ``identity`` is the file that a connection was opened on; also None when that is not the one it watches.
+        """
         ...
 
     def footprint(self, sql: str) -> Footprint | None:
         """None when the statement cannot be prepared without the app's own connection."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of the handle; a token asked for later opens a new one and equals no earlier token."""
+        ...
 
     def abandon(self) -> None:
         """After a fork, in the child: forget the inherited handle without touching it."""
