@@ -91,7 +91,7 @@ class Settings:
                                             unit="seconds", low=0)
     pool_leak_after: float = setting(60.0, "how long a loan may last unreported", unit="seconds", low=0.01)
 
-    sqlite_pragmas: Mapping[str, Any] = setting(SQLITE_PRAGMAS, "what connections are tuned to; given ones are laid "
+    sqlite_pragmas: Mapping[str, Any] = setting(SQLITE_PRAGMAS, "what connections are tuned to; yours are laid "
                                                 "over these, None leaves one alone", check=_pragmas)
     sqlite_busy_timeout: float = setting(5.0, "how long to wait for a lock; the app's own timeout= wins",
                                          unit="seconds", low=0)
