@@ -1,0 +1,91 @@
+"""The same figures as JSON under api/v1, for scripts and other dashboards; and the health check."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from flask_dbopt.admin.desk import Missing, Visit
+from flask_dbopt.settings import SETTINGS
+
+RESOURCES = (
+    "report",
+    "overview",
+    "queries",
+    "indexes",
+    "pool",
+    "cache",
+    "backups",
+    "alerts",
+    "settings",
+    "health",
+)
+
+
+def answer(visit: Visit, resource: str) -> Any:
+    """One resource in JSON's types. The words are those of the records."""
+    head, _, rest = resource.partition("/")
+    if head == "queries" and rest:
+        return _query(visit, rest)
+    if resource not in RESOURCES:
+        raise Missing(f"no figures called {resource}; there are {', '.join(RESOURCES)}")
+    if resource == "settings":
+        return {
+            name: {
+                "value": visit.settings.shown(name),
+                "source": visit.optimizer.sources.get(name, "default"),
+                "key": setting.key,
+            }
+            for name, setting in SETTINGS.items()
+        }
+    if resource == "health":
+        return plain(visit.optimizer.health())
+    report = visit.report
+    covered = {"at": report.at, "since": report.since, "workers": len(report.workers)}
+    parts: dict[str, Any] = {
+        "report": report,
+        "overview": {
+            **plain(report.overview),
+            "series": report.series,
+            "endpoints": report.endpoints,
+            "notices": report.notices,
+            "alerts": [alert for alert in report.alerts if alert.resolved_at is None],
+        },
+        "queries": {"queries": report.queries},
+        "indexes": {"recommendations": report.recommendations},
+        "pool": {"databases": {each.name: each.pool for each in report.databases}},
+        "cache": report.cache,
+        "backups": {
+            "databases": {
+                each.name: {"next_backup": each.next_backup, "backups": each.backups}
+                for each in report.databases
+            }
+        },
+        "alerts": {"alerts": report.alerts},
+    }
+    found: dict[str, Any] = plain(parts[resource])
+    return found if resource == "report" else {**covered, **found}
+
+
+def plain(value: Any) -> Any:
+    """Records as objects, tuples as arrays; a record's ratios come along."""
+    if is_dataclass(value) and not isinstance(value, type):
+        found = {each.name: plain(getattr(value, each.name)) for each in fields(value)}
+        if hasattr(type(value), "hit_ratio"):
+            found["hit_ratio"] = value.hit_ratio  # type: ignore[union-attr]
+        return found
+    if isinstance(value, Mapping):
+        return {str(name): plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    return value
+
+
+def _query(visit: Visit, query_id: str) -> Any:
+    query = next((q for q in visit.report.queries if q.id == query_id), None)
+    query = query or visit.optimizer.monitor.query(query_id)
+    if query is None:
+        raise Missing(f"no statement {query_id} is recorded")
+    advice = [each for each in visit.report.recommendations if query_id in each.query_ids]
+    return {**plain(query), "recommendations": plain(advice)}

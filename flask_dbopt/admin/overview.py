@@ -1,0 +1,130 @@
+"""The performance overview: is the app well, how fast is it, and where does the time go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flask_dbopt.admin import charts
+from flask_dbopt.admin.charts import Line
+from flask_dbopt.admin.desk import Page, Tile, Visit
+from flask_dbopt.admin.wording import count, decimal, ms, rate, ratio
+from flask_dbopt.monitor.figures import Point
+
+SHOWN = 6
+"""Rows of each short list; the tabs have them all."""
+
+
+def show(visit: Visit) -> Page:
+    report = visit.report
+    raised = [alert for alert in report.alerts if alert.resolved_at is None]
+    return Page(
+        "",
+        "Overview",
+        "overview.html",
+        {
+            "report": report,
+            "health": visit.optimizer.health(),
+            "raised": raised,
+            "tiles": tiles(visit),
+            "charts": drawings(report.series, report.at),
+            "slowest": sorted(report.queries, key=lambda q: q.total_exec_time, reverse=True)[:SHOWN],
+            "database_ms": sum(query.total_exec_time for query in report.queries),
+            "endpoints": sorted(report.endpoints, key=lambda e: e.total_time, reverse=True)[:SHOWN],
+            "slow_ms": visit.settings.monitor_slow_seconds * 1000,
+        },
+    )
+
+
+def tiles(visit: Visit) -> list[Tile]:
+    """The six figures anybody asks for first."""
+    figures, settings = visit.report.overview, visit.settings
+    return [
+        Tile("Requests", rate(figures.requests_per_second), f"{count(figures.requests)} in this window"),
+        Tile("Response time, p95", ms(figures.p95), f"half within {ms(figures.p50)}" if figures.p50 else ""),
+        Tile(
+            "Time in the database",
+            ratio(figures.database_share),
+            "of all response time" if figures.database_share is not None else "",
+        ),
+        Tile(
+            "Queries a request",
+            decimal(figures.queries_per_request),
+            f"{count(figures.queries)} in all, {count(figures.errors)} failed",
+            "bad" if figures.errors else "",
+            "queries",
+        ),
+        Tile(
+            "Cache hit ratio",
+            ratio(figures.cache_hit_ratio),
+            f"alert below {ratio(settings.alert_cache_hit_ratio)}",
+            below(figures.cache_hit_ratio, settings.alert_cache_hit_ratio),
+            "cache",
+        ),
+        Tile(
+            "Pool hit ratio",
+            ratio(figures.pool_hit_ratio),
+            "loans without waiting",
+            below(figures.pool_hit_ratio, settings.alert_pool_hit_ratio),
+            "pool",
+        ),
+    ]
+
+
+def drawings(series: Sequence[Point], at: float) -> list[str]:
+    """The charts; none while nothing was measured."""
+    if not any(point.requests or point.queries for point in series):
+        return []
+    starts = [point.start for point in series]
+    lengths = slot_seconds(starts, at)
+    return [
+        charts.series(
+            "Requests and queries a second",
+            starts,
+            [
+                Line("queries", "two", [p.queries / n for p, n in zip(series, lengths, strict=True)]),
+                Line("requests", "one", [p.requests / n for p, n in zip(series, lengths, strict=True)]),
+            ],
+            rate,
+        ),
+        charts.series(
+            "Response time",
+            starts,
+            [
+                Line("p95", "two", [p.p95 for p in series]),
+                Line("mean", "one", [p.request_ms / p.requests if p.requests else None for p in series]),
+            ],
+            ms,
+        ),
+        charts.series(
+            "Where a request's time goes",
+            starts,
+            [
+                Line("database", "one", [p.database_ms / max(1, p.requests) for p in series]),
+                Line(
+                    "everything else",
+                    "three",
+                    [max(0.0, p.request_ms - p.database_ms) / max(1, p.requests) for p in series],
+                ),
+            ],
+            ms,
+            bars=True,
+        ),
+        charts.series(
+            "Failed queries",
+            starts,
+            [Line("failed", "bad", [float(p.errors) for p in series])],
+            count,
+            bars=True,
+        ),
+    ]
+
+
+def slot_seconds(starts: Sequence[float], at: float) -> list[float]:
+    """How long each step lasted; the last one has only begun."""
+    usual = starts[1] - starts[0] if len(starts) > 1 else 60.0
+    return [max(1.0, min(usual, at - start)) for start in starts]
+
+
+def below(value: float | None, threshold: float) -> str:
+    """The tone of a ratio that should stay above its threshold."""
+    return "warn" if value is not None and value < threshold else ""

@@ -1,0 +1,51 @@
+"""The pool: how many connections are open, lent and waited for, and how each worker does."""
+
+from __future__ import annotations
+
+from flask_dbopt.admin.desk import Page, Tile, Visit
+from flask_dbopt.admin.overview import below
+from flask_dbopt.admin.wording import count, ms, ratio
+from flask_dbopt.pool.stats import PoolStats
+
+
+def show(visit: Visit) -> Page:
+    report = visit.report
+    return Page(
+        "pool",
+        "Pool",
+        "pool.html",
+        {
+            "report": report,
+            "pools": [(each, tiles(each.pool, visit)) for each in report.databases if each.pool is not None],
+            "unpooled": [each for each in report.databases if each.pool is None],
+            "workers": report.workers,
+        },
+        windowed=False,
+    )
+
+
+def tiles(stats: PoolStats, visit: Visit) -> list[Tile]:
+    lent = lent_now(stats)
+    queued = stats.requests_queued
+    return [
+        Tile("Lent now", count(lent), f"of {count(stats.pool_max)} allowed"),
+        Tile("Idle", count(stats.pool_available), f"{count(stats.pool_size)} open"),
+        Tile("Waiting", count(stats.requests_waiting), "", "warn" if stats.requests_waiting else ""),
+        Tile(
+            "Hit ratio",
+            ratio(stats.hit_ratio),
+            f"{count(stats.requests_num)} loans",
+            below(stats.hit_ratio, visit.settings.alert_pool_hit_ratio),
+        ),
+        Tile(
+            "Mean wait",
+            ms(stats.requests_wait_ms / queued if queued else None),
+            f"{count(queued)} had to wait",
+        ),
+        Tile("Mean loan", ms(stats.usage_ms / stats.requests_num if stats.requests_num else None)),
+    ]
+
+
+def lent_now(stats: PoolStats) -> int:
+    """Open and not idle. Parked ones are given back already."""
+    return max(0, stats.pool_size - stats.pool_available)
