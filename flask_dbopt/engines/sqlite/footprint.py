@@ -1,7 +1,7 @@
-"""What one statement touches, as SQLite's own compiler says it: EXPLAIN prepares it, the authorizer hears of it.
+"""What one statement touches, as SQLite's compiler says it: EXPLAIN prepares it, the authorizer hears of it.
 
-Nothing runs. Names are lower-case. What is not known to be safe counts as unsafe: a function that is not on the
-list below, a virtual table of an unknown kind, a table outside the main schema.
+Nothing runs. Names are lower-case. What is not known to be safe counts as unsafe: a function that is not on
+the list below, a virtual table of an unknown kind, a table outside the main schema.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from flask_dbopt.engines.protocol import Footprint
 
-#: Built-in functions whose result depends on their arguments (and the rows) alone. Left out on purpose: whatever
+#: Built-in functions whose result depends on their arguments (and the rows) alone. Left out on purpose: what
 #: reads the clock ("now" may come from a column), chance, or the connection.
 _FUNCTIONS = """
     abs char coalesce concat concat_ws format glob hex ifnull iif if instr length like likelihood likely

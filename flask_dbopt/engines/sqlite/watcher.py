@@ -32,7 +32,7 @@ class SQLiteWatcher:
         self.path = os.path.abspath(os.fspath(path))  # noqa: PTH100  # links stay: they may be turned
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
-        self._inode = (0, 0)
+        self._identity: Identity | None = None
         self._epoch = 0
         self._process = os.getpid()
         self._footprints: dict[str, Footprint] = {}
@@ -50,7 +50,7 @@ class SQLiteWatcher:
             self.abandon()
         with self._lock:
             state = self._state()
-            if identity is not None and (identity.device, identity.inode) != self._inode:
+            if identity is not None and identity != self._identity:
                 return None
             return state
 
@@ -86,7 +86,7 @@ class SQLiteWatcher:
         try:
             # The file first: one that takes its place after this came after the look-up began.
             found = os.stat(self.path)  # noqa: PTH116  # half the time of Path.stat
-            if self._connection is None or (found.st_dev, found.st_ino) != self._inode:
+            if self._connection is None or (found.st_dev, found.st_ino) != self._identity:
                 connection = self._open(found)
             else:
                 connection = self._connection
@@ -118,13 +118,13 @@ class SQLiteWatcher:
             connection.close()
             raise
         self._connection = connection
-        self._inode = (found.st_dev, found.st_ino)
+        self._identity = (found.st_dev, found.st_ino)
         self._epoch = next(_epochs)
         return connection
 
     def _let_go(self) -> None:
         connection, self._connection = self._connection, None
-        self._inode = (0, 0)
+        self._identity = None
         self._footprints.clear()
         self._described = self._schema = None
         if connection is not None:
@@ -136,9 +136,9 @@ class SQLiteWatcher:
         if state is None or connection is None:
             return None
         if state != self._described:
-            schema = connection.execute("PRAGMA schema_version").fetchall()
-            # EXPLAIN never runs, so it alone would not notice that its copy of the schema is old: this does. It
-            # comes second, so that what is remembered may be newer than its mark says, but never older.
+            ((schema,),) = connection.execute("PRAGMA schema_version").fetchall()
+            # EXPLAIN never runs, so it alone would not notice that its copy of the schema is old: this does.
+            # It comes second, so that what is remembered may be newer than its mark, but never older.
             connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
             if schema != self._schema:
                 self._footprints.clear()
