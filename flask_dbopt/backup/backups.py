@@ -1,0 +1,329 @@
+"""The backup room's front: take, list, verify, restore and prune the backups of one database."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from flask_dbopt.backup import errand
+from flask_dbopt.backup.repository import BackupRecord, Entry, Repository, backup_id
+from flask_dbopt.backup.restore import Restored, check_target, choose, put
+from flask_dbopt.backup.retention import Decision, Policy, plan_retention
+from flask_dbopt.engines.protocol import Snapshotter
+from flask_dbopt.errors import BackupError, DBOptError, RestoreError
+from flask_dbopt.signals import Emit, silence
+
+log = logging.getLogger("flask_dbopt.backup")
+
+_SPARE = 4 << 20
+_SLOWEST = 4e6
+"""Bytes a second below which we no longer wait for a disk, beyond the first minute."""
+
+
+class Backups:
+    """The backups of one database, in ``<directory>/<name>``. Any process may make one; the folder says who is busy.
+
+    ``snapshotter`` is the engine's window; ``live`` tells whether it stands for a database that may be restored into.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        snapshotter: Snapshotter,
+        directory: Path,
+        *,
+        retention_days: float = 30,
+        keep_weekly: int = 0,
+        keep_monthly: int = 0,
+        compression: bool = True,
+        verify: bool = True,
+        emit: Emit = silence,
+        clock: Callable[[], float] = time.time,
+        live: bool = True,
+        time_limit: float | None = None,
+    ) -> None:
+        self.name = name
+        self.folder = Path(directory).absolute() / name
+        self.live = live
+        self.policy = Policy(retention_days, keep_weekly, keep_monthly)
+        self._snapshotter = snapshotter
+        self._repository = Repository(self.folder, name)
+        self._compression = compression
+        self._verify_each = verify
+        self._emit = emit
+        self._clock = clock
+        self._time_limit = time_limit
+
+    def list(self) -> tuple[BackupRecord, ...]:
+        """Every backup, newest first; BackupError when the folder was written by a newer version of the package."""
+        return tuple(entry.record for entry in self._repository.entries())
+
+    def busy(self) -> Mapping[str, Any] | None:
+        """Who is taking, checking or restoring right now, in any process: pid, since, deed. None when nobody is."""
+        return self._repository.holder()
+
+    def is_due(self, interval_hours: float, now: float) -> bool:
+        """Whether the newest ordinary backup is older than the interval (or lies in the future)."""
+        ordinary = [record for record in self.list() if record.kind != "safety" and not _failed(record)]
+        return not ordinary or not 0 <= now - ordinary[0].taken_at < interval_hours * 3600
+
+    def take(
+        self, full: bool = False, label: str | None = None, *, verify: bool | None = None
+    ) -> BackupRecord:
+        """Take one, prove it, let it count, and remove what the policy no longer keeps.
+
+        Every backup is a full snapshot so far, whatever ``full`` says. Raises BackupError; then nothing has changed.
+        """
+        self._emit("backup_started", database=self.name)
+        try:
+            with self._repository.changing("a backup", self._clock()) as lock:
+                proving = self._verify_each if verify is None else verify
+                record = self._take("snapshot", label, lock, proving=proving)
+                self._remove([each for each in self._plan() if not each.keep and each.point.id != record.id])
+        except DBOptError as error:
+            log.error("backup of %s failed: %s", self.name, error)  # noqa: TRY400
+            self._emit("backup_failed", database=self.name, error=error)
+            raise
+        except OSError as error:
+            told = errand.explain(error)
+            log.error("backup of %s failed: %s", self.name, told)  # noqa: TRY400
+            self._emit("backup_failed", database=self.name, error=told)
+            raise told from error
+        log.info(
+            "backup %s of %s: %d bytes in %.1f s; %s",
+            record.id,
+            self.name,
+            record.bytes,
+            record.seconds,
+            record.proof,
+        )
+        self._emit("backup_finished", database=self.name, backup=record)
+        return record
+
+    def verify(self, id: str, thorough: bool = False) -> BackupRecord:  # noqa: A002
+        """Prove it again: restore to scratch, compare, let the engine check. BackupError when it does not prove.
+
+        The outcome is noted in the catalog either way; in a folder we cannot write to, it is only returned.
+        """
+        entry = self._repository.entry(id)
+        if not os.access(self.folder, os.W_OK):
+            raise BackupError(
+                f"cannot write to {self.folder}, where the backup would be restored for a look",
+                hint="restore it to a file elsewhere: that checks it too",
+            )
+        with self._repository.changing("a check", self._clock()) as lock:
+            self._check_space(self.folder, entry.record.source_bytes, "checking it")
+            try:
+                proof = self._stage(entry, self._repository.scratch / "database", lock, thorough=thorough)
+                if proof["faults"]:
+                    raise self._damaged_before(proof)
+            except BackupError as error:
+                failed = replace(entry.record, verified_at=None, proof=str(error.args[0]))
+                self._repository.update(failed)
+                log.error("backup %s of %s does not prove: %s", id, self.name, error)  # noqa: TRY400
+                raise
+            record = replace(entry.record, verified_at=self._clock(), proof=proof["sentence"])
+            self._repository.update(record)
+        log.info("backup %s of %s proves: %s", id, self.name, record.proof)
+        return record
+
+    def restore(
+        self, id_or_time: str | float | datetime = "latest", to: Path | None = None, dry_run: bool = False
+    ) -> Restored:
+        """Into the live database through its engine (others go on undisturbed), or ``to`` a new file.
+
+        Staged and checked in full before anything is touched; a dry run stops there. Before the live database is
+        written its state is backed up, and proved: the way back. Raises RestoreError; then all is as it was.
+        """
+        entry = self._chosen(id_or_time)
+        started = time.monotonic()
+        try:
+            if to is not None:
+                safety, target = self._restore_to(entry, Path(to).absolute(), dry_run), str(to)
+            else:
+                safety, target = self._restore_live(entry, dry_run), self.name
+        except RestoreError:
+            raise
+        except DBOptError as error:
+            raise RestoreError(str(error.args[0]), hint=error.hint) from error
+        except OSError as error:
+            told = errand.explain(error)
+            raise RestoreError(str(told.args[0]), hint=told.hint) from error
+        done = Restored(entry.record, target, safety, time.monotonic() - started, dry_run)
+        if not dry_run:
+            log.warning("backup %s of %s was restored to %s", entry.record.id, self.name, target)
+            self._emit("restore_finished", database=self.name, backup=entry.record, target=target)
+        return done
+
+    def prune(self, dry_run: bool = False) -> tuple[Decision, ...]:
+        """Remove what the policy no longer keeps; every decision comes with its reason. A dry run only tells."""
+        if dry_run or not self.folder.exists():
+            return self._plan()
+        with self._repository.changing("a clean-up", self._clock()):
+            decisions = self._plan()
+            self._remove([each for each in decisions if not each.keep])
+        return decisions
+
+    def _plan(self) -> tuple[Decision, ...]:
+        return plan_retention(self.list(), self.policy, self._clock())
+
+    def _remove(self, decisions: list[Decision]) -> None:
+        if decisions:
+            self._repository.remove([each.point for each in decisions])
+        for each in decisions:
+            log.info("backup %s of %s was removed: %s", each.point.id, self.name, each.reason)
+
+    def _take(
+        self, kind: str, label: str | None, lock: int, *, proving: bool, damaged: bool = False
+    ) -> BackupRecord:
+        """Under the folder's lock. ``damaged``: a faithful copy of a damaged database is kept too, unproved."""
+        started, taken_at = time.monotonic(), round(self._clock(), 3)
+        size = self._snapshotter.size()
+        self._check_space(self.folder, size * (2 if proving else 1), "a backup")
+        txid = self._repository.next_txid()
+        place = self._repository.place(txid)
+        temporary = place.with_name(f"{place.name}.tmp")
+        job: dict[str, Any] = {
+            "capture": str(temporary),
+            "txid": txid,
+            "taken_at": taken_at,
+            "compression": self._compression,
+            **({"scratch": str(self._repository.scratch / "database"), "thorough": False} if proving else {}),
+        }
+        answer = self._run(job, size, lock)
+        captured, proof = answer["captured"], answer.get("proof")
+        if proof and proof["faults"] and not damaged:
+            raise self._damaged_before(proof)
+        proved = bool(proof and not proof["faults"])
+        record = BackupRecord(
+            id=backup_id(taken_at, txid),
+            database=self.name,
+            kind=kind,
+            label=label,
+            taken_at=taken_at,
+            pages=captured["pages"],
+            page_size=captured["page_size"],
+            bytes=captured["bytes"],
+            source_bytes=captured["pages"] * captured["page_size"],
+            seconds=time.monotonic() - started,
+            verified_at=self._clock() if proved else None,
+            proof=proof["sentence"] if proof else "",
+            path=str(place),
+            txid=txid,
+        )
+        self._repository.accept(Entry(record, captured["digest"], captured["content"]), temporary)
+        return record
+
+    def _chosen(self, wish: str | float | datetime) -> Entry:
+        entries = self._repository.entries()
+        record = choose([entry.record for entry in entries], wish)
+        return next(entry for entry in entries if entry.record.id == record.id)
+
+    def _restore_to(self, entry: Entry, target: Path, dry_run: bool) -> None:
+        check_target(target)
+        self._check_space(target.parent, entry.record.source_bytes, "restoring it")
+        staged = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            self._stage(entry, staged, None)
+            if not dry_run:
+                put(staged, target)
+        finally:
+            staged.unlink(missing_ok=True)
+
+    def _restore_live(self, entry: Entry, dry_run: bool) -> BackupRecord | None:
+        if not self.live:
+            raise RestoreError(
+                "no live database was named", hint="restore to a file with --to, or give --database"
+            )
+        with self._repository.changing("a restore", self._clock()) as lock:
+            self._check_space(self.folder, entry.record.source_bytes, "restoring it")
+            staged = self.folder / ".staged.tmp"
+            try:
+                self._stage(entry, staged, lock)
+                if dry_run:
+                    return None
+                safety = self._safety(lock)
+                limit = self._limit(entry.record.source_bytes)
+                self._snapshotter.load(staged, deadline=limit)
+            finally:
+                staged.unlink(missing_ok=True)
+        return safety
+
+    def _safety(self, lock: int) -> BackupRecord | None:
+        try:
+            self._snapshotter.size()
+        except BackupError:
+            return None  # there is no database: nothing to lose
+        label = "before a restore"
+        return self._take("safety", label, lock, proving=True, damaged=True)
+
+    def _stage(
+        self, entry: Entry, target: Path, lock: int | None, *, thorough: bool = False
+    ) -> dict[str, Any]:
+        job = {
+            "files": [str(path) for path in self._repository.chain(entry)],
+            "digest": entry.digest,
+            "content": entry.content,
+            "scratch": str(target),
+            "thorough": thorough,
+        }
+        proof: dict[str, Any] = self._run(job, entry.record.source_bytes, lock)["proof"]
+        return proof
+
+    def _run(self, job: Mapping[str, Any], size: int, lock: int | None) -> dict[str, Any]:
+        recipe = self._snapshotter.recipe()
+        return errand.run({"recipe": recipe, **job}, limit=self._limit(size), lock=lock)
+
+    def _limit(self, size: int) -> float:
+        return self._time_limit if self._time_limit is not None else 60 + size / _SLOWEST
+
+    def _check_space(self, folder: Path, needed: int, deed: str) -> None:
+        free = shutil.disk_usage(folder).free
+        if free < needed + _SPARE:
+            raise BackupError(
+                f"{deed} may need {_megabytes(needed)} in {folder}, and {_megabytes(free)} are free",
+                hint="free disk space, or point DBOPT_BACKUP_DIR at a larger disk",
+            )
+
+    def _damaged_before(self, proof: Mapping[str, Any]) -> BackupError:
+        first = "; ".join(proof["faults"][:3])
+        return BackupError(
+            f"the copy is faithful, but the database itself is damaged: {first}",
+            hint="restore the last backup that proved: flask db-opt backups",
+        )
+
+
+def open_folder(
+    directory: Path, *, name: str | None = None, snapshotter: Snapshotter, live: bool = False, **options: Any
+) -> Backups:
+    """The backups in ``directory`` without an app: a backup folder, or one database's folder within it.
+
+    ``name`` chooses a database where there are several. With ``live`` a restore may go into the snapshotter's own.
+    """
+    directory = Path(directory).absolute()
+    if (directory / "ltx").is_dir() and name in (None, directory.name):
+        return Backups(directory.name, snapshotter, directory.parent, live=live, **options)
+    found = sorted(path.parent.name for path in directory.glob("*/ltx"))
+    chosen = name or (found[0] if len(found) == 1 else "default" if "default" in found else None)
+    if chosen not in found:
+        listed = ", ".join(found) or "none"
+        raise BackupError(
+            f"{directory} has no backups of {name or 'one single database'}",
+            hint=f"databases there: {listed}; name one of them, or give its own folder",
+        )
+    return Backups(chosen, snapshotter, directory, live=live, **options)
+
+
+def _failed(record: BackupRecord) -> bool:
+    return record.verified_at is None and bool(record.proof)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
