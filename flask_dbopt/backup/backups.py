@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -28,9 +28,9 @@ _SLOWEST = 4e6
 
 
 class Backups:
-    """The backups of one database, in ``<directory>/<name>``. Any process may make one; the folder says who is busy.
+    """The backups of one database, in ``<directory>/<name>``. Any process may take one, one at a time.
 
-    ``snapshotter`` is the engine's window; ``live`` tells whether it stands for a database that may be restored into.
+    ``snapshotter`` is the engine's window; ``live`` tells whether its database may be restored into.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class Backups:
         self._time_limit = time_limit
 
     def list(self) -> tuple[BackupRecord, ...]:
-        """Every backup, newest first; BackupError when the folder was written by a newer version of the package."""
+        """Every backup, newest first; BackupError when a newer version of the package wrote the folder."""
         return tuple(entry.record for entry in self._repository.entries())
 
     def busy(self) -> Mapping[str, Any] | None:
-        """Who is taking, checking or restoring right now, in any process: pid, since, deed. None when nobody is."""
+        """Who is taking, checking or restoring now, in any process: pid, since, deed. None when nobody is."""
         return self._repository.holder()
 
     def is_due(self, interval_hours: float, now: float) -> bool:
@@ -79,7 +79,7 @@ class Backups:
     ) -> BackupRecord:
         """Take one, prove it, let it count, and remove what the policy no longer keeps.
 
-        Every backup is a full snapshot so far, whatever ``full`` says. Raises BackupError; then nothing has changed.
+        Every backup is a full snapshot so far, whatever ``full`` says. After a BackupError all is as it was.
         """
         self._emit("backup_started", database=self.name)
         try:
@@ -108,9 +108,9 @@ class Backups:
         return record
 
     def verify(self, id: str, thorough: bool = False) -> BackupRecord:  # noqa: A002
-        """Prove it again: restore to scratch, compare, let the engine check. BackupError when it does not prove.
+        """Prove it again: restore to scratch, compare, let the engine check; BackupError when it fails.
 
-        The outcome is noted in the catalog either way; in a folder we cannot write to, it is only returned.
+        The outcome is noted in the catalog either way.
         """
         entry = self._repository.entry(id)
         if not os.access(self.folder, os.W_OK):
@@ -139,14 +139,15 @@ class Backups:
     ) -> Restored:
         """Into the live database through its engine (others go on undisturbed), or ``to`` a new file.
 
-        Staged and checked in full before anything is touched; a dry run stops there. Before the live database is
-        written its state is backed up, and proved: the way back. Raises RestoreError; then all is as it was.
+        Staged and checked in full before anything is touched; a dry run stops there. Before the live database
+        is written its state is backed up, and proved: the way back. After a RestoreError all is as it was.
         """
         entry = self._chosen(id_or_time)
         started = time.monotonic()
         try:
             if to is not None:
-                safety, target = self._restore_to(entry, Path(to).absolute(), dry_run), str(to)
+                self._restore_to(entry, Path(to).absolute(), dry_run)
+                safety, target = None, str(to)
             else:
                 safety, target = self._restore_live(entry, dry_run), self.name
         except RestoreError:
@@ -163,7 +164,7 @@ class Backups:
         return done
 
     def prune(self, dry_run: bool = False) -> tuple[Decision, ...]:
-        """Remove what the policy no longer keeps; every decision comes with its reason. A dry run only tells."""
+        """Remove what the policy no longer keeps; each decision has its reason. A dry run only tells."""
         if dry_run or not self.folder.exists():
             return self._plan()
         with self._repository.changing("a clean-up", self._clock()):
@@ -174,7 +175,7 @@ class Backups:
     def _plan(self) -> tuple[Decision, ...]:
         return plan_retention(self.list(), self.policy, self._clock())
 
-    def _remove(self, decisions: list[Decision]) -> None:
+    def _remove(self, decisions: Sequence[Decision]) -> None:
         if decisions:
             self._repository.remove([each.point for each in decisions])
         for each in decisions:
@@ -183,7 +184,7 @@ class Backups:
     def _take(
         self, kind: str, label: str | None, lock: int, *, proving: bool, damaged: bool = False
     ) -> BackupRecord:
-        """Under the folder's lock. ``damaged``: a faithful copy of a damaged database is kept too, unproved."""
+        """Under the folder's lock. ``damaged``: a faithful copy of a damaged database counts, unproved."""
         started, taken_at = time.monotonic(), round(self._clock(), 3)
         size = self._snapshotter.size()
         self._check_space(self.folder, size * (2 if proving else 1), "a backup")
@@ -305,7 +306,7 @@ def open_folder(
 ) -> Backups:
     """The backups in ``directory`` without an app: a backup folder, or one database's folder within it.
 
-    ``name`` chooses a database where there are several. With ``live`` a restore may go into the snapshotter's own.
+    ``name`` chooses a database where there are several. ``live``: restores may go into the snapshotter's own.
     """
     directory = Path(directory).absolute()
     if (directory / "ltx").is_dir() and name in (None, directory.name):

@@ -1,7 +1,7 @@
 """Sends the heavy work to a child process, which has its own GIL and shares no lock with the web process.
 
-The child is ``python -m flask_dbopt.backup.errand``: it reads one job as JSON, does it, answers as JSON. It never
-imports Flask, and it ends when its parent does.
+The child is ``python -m flask_dbopt.backup.errand``: it reads one job as JSON, does it, answers as JSON. It
+never imports Flask, and it ends when its parent does.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def run(job: Mapping[str, Any], *, limit: float, lock: int | None = None) -> dic
     ``lock`` is a descriptor the child holds on to, so that its files stay its own even if we are killed.
     """
     path = os.pathsep.join(entry for entry in sys.path if entry)
-    child = subprocess.Popen(
+    child = subprocess.Popen(  # noqa: S603 - our own module, no shell
         [python(), "-P", "-m", __name__],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

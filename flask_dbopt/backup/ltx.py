@@ -1,4 +1,4 @@
-"""The LTX file format: pages in, one self-checking file out, and back. See docs/design/ltx.md for every byte."""
+"""The LTX file format: pages in, one self-checking file out, and back. Each byte: docs/design/ltx.md."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ def parse_name(name: str) -> tuple[int, int] | None:
 
 
 def chain(files: Sequence[File], txid: int) -> tuple[File, ...]:
-    """The files that make the state after transaction ``txid``: the newest snapshot up to it, then what follows.
+    """The files that make the state after ``txid``: the newest snapshot up to it, then what follows.
 
-    Each step takes the file that joins on and reaches farthest, as Litestream's restore plan does. Empty when the
-    files leave a gap.
+    Each step takes the file that joins on and reaches farthest, as Litestream's restore plan does. Empty when
+    the files leave a gap.
     """
     snapshots = [file for file in files if file.level == SNAPSHOT_LEVEL and file.max_txid <= txid]
     found = [max(snapshots, key=lambda file: file.max_txid)] if snapshots else []
@@ -217,7 +217,7 @@ class Reader:
 
     def _read_header(self) -> Header:
         packed = self._take(_HEADER.size)
-        magic, flags, size, pages, low, high, stamp, *rest = _HEADER.unpack(packed)
+        magic, flags, size, pages, low, high, stamp, *_ = _HEADER.unpack(packed)
         if magic != MAGIC:
             raise BackupError(f"{self._name} is no LTX file", hint="point at a folder made by this package")
         sound = 512 <= size <= 65536 and not size & (size - 1) and 1 <= low <= high
@@ -257,11 +257,11 @@ def read_header(path: Path) -> Header:
 def unpack(files: Sequence[Path], target: Path) -> tuple[Header, list[str]]:
     """Write the database that ``files`` make, in this order, to the new file ``target``, and sync it.
 
-    Returns the last file's header and each file's SHA-256. Every byte of every file was checked when this returns.
+    Returns the last file's header and each file's SHA-256; by then every byte of every file was checked.
     """
     digests = []
     descriptor = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "r+b", buffering=1 << 20) as database:
+    with os.fdopen(descriptor, "r+b", buffering=1 << 20) as database:
         previous: Header | None = None
         for path in files:
             with path.open("rb", buffering=1 << 20) as stream:

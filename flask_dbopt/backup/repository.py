@@ -30,7 +30,7 @@ class BackupRecord:
     """Readable and unique in its folder: ``20261122-140501-1`` is UTC date, time and transaction number."""
     database: str
     kind: str
-    """"snapshot" holds every page, "increment" only what changed, "safety" is the snapshot taken before a restore."""
+    """"snapshot" has every page, "increment" only what changed; "safety" is a snapshot before a restore."""
     label: str | None
     taken_at: float
     pages: int
@@ -52,7 +52,7 @@ class BackupRecord:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A record with what proves it: SHA-256 of the file and of the database it makes. Empty where nobody knows."""
+    """A record with what proves it: SHA-256 of the file and of the database it makes; empty if unknown."""
 
     record: BackupRecord
     digest: str
@@ -100,24 +100,23 @@ class Repository:
     def entries(self) -> tuple[Entry, ...]:
         """Every backup there is, newest first.
 
-        A file the catalog does not know (put back by hand, or the catalog was lost) counts, unproved; a record whose
-        file is gone says so.
+        A file the catalog does not know (put back by hand, or the catalog was lost) counts, unproved;
+        a record whose file is gone says so.
         """
         catalog = self._read()
         files = self.files()
         there = {str(file.path): file for file in files}
-        known = [entry for entry in (catalog.coming, *catalog.entries) if entry]
+        known = [*([catalog.coming] if catalog.coming else []), *catalog.entries]
         found = []
         for entry in known:
             if entry.record.path in there:
                 found.append(entry)
-            elif entry is not catalog.coming:
+            elif entry != catalog.coming:
                 lost = replace(entry.record, verified_at=None, proof="its file is gone")
                 found.append(replace(entry, record=lost))
         named = {entry.record.path for entry in known}
-        found += [
-            entry for path, file in there.items() if path not in named and (entry := self._strange(file))
-        ]
+        strange = (self._strange(file) for path, file in there.items() if path not in named)
+        found += [each for each in strange if each is not None]
         return tuple(
             sorted(found, key=lambda entry: (entry.record.taken_at, entry.record.txid), reverse=True)
         )
@@ -190,7 +189,7 @@ class Repository:
         return None
 
     def accept(self, entry: Entry, temporary: Path) -> None:
-        """Let a finished, synced file count. The rename is the moment: before it nothing counts, after it all."""
+        """Let a finished, synced file count. Before the rename nothing counts, after it everything."""
         catalog = self._settled()
         self._write(replace(catalog, coming=entry, last_txid=max(catalog.last_txid, entry.record.txid)))
         os.utime(temporary, (entry.record.taken_at,) * 2)  # Litestream's point-in-time restore goes by this
@@ -268,7 +267,7 @@ class Repository:
         return replace(catalog, coming=None, damaged=False)
 
     def _strange(self, file: ltx.File) -> Entry | None:
-        """A file without a record; increments of others (Litestream's own) are parts of a chain, not backups."""
+        """A file without a record. Increments (Litestream's own, say) are parts of a chain, not backups."""
         if file.level != ltx.SNAPSHOT_LEVEL:
             return None
         unread, size = "found without a record, not checked yet", file.path.stat()
@@ -321,7 +320,7 @@ class Repository:
             "backups": [self._kept(entry) for entry in catalog.entries],
         }
         temporary = self.folder / f"{CATALOG}.tmp"
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
             json.dump(kept, stream, indent=1)
             stream.flush()
             os.fsync(stream.fileno())

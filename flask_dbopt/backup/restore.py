@@ -28,7 +28,7 @@ class Restored:
 def choose(records: Sequence[BackupRecord], wish: str | float | datetime) -> BackupRecord:
     """The backup that ``wish`` means: an id, "latest", or the newest one up to a time.
 
-    A time is unix seconds, a datetime, or ISO text such as "2026-11-22 14:05"; one without a zone is local time.
+    A time is unix seconds, a datetime, or ISO text such as "2026-11-22 14:05"; without a zone it is local.
     "latest" and times pass over safety backups and over those whose last check failed.
     """
     for record in records:

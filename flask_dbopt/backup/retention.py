@@ -13,7 +13,7 @@ DAY = 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How long backups stay: all for ``days``, then the newest of each week and month for so many of these."""
+    """How long backups stay: all for ``days``, then the newest of each week and month for so many."""
 
     days: float = 30
     weekly: int = 0

@@ -41,7 +41,7 @@ def capture(
         header = ltx.Header(snapshot.page_size, snapshot.page_count, 1, txid, taken_at)
         skipped = ltx.lock_page(snapshot.page_size)
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "wb", buffering=1 << 20) as stream:
+        with os.fdopen(descriptor, "wb", buffering=1 << 20) as stream:
             writer = ltx.Writer(stream, header, compression=compression)
             for number in range(1, snapshot.page_count + 1):
                 if number % _PAGES_BETWEEN_LOOKS == 0:

@@ -1,4 +1,4 @@
-"""The proof of a backup: restore it to scratch, compare what came out with what went in, and let the engine look."""
+"""The proof of a backup: restore it to scratch, compare with what went in, let the engine look."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def prove(
 ) -> Proof:
     """Restore ``files`` to the new file ``target`` and check it; the caller keeps or deletes it.
 
-    ``digest`` and ``content`` are SHA-256 of the last file and of the database, empty where they were never known.
+    ``digest`` and ``content`` are SHA-256 of the last file and of the database, empty where unknown.
     Raises BackupError when a file is damaged or something else came out than went in.
     """
     target.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """Reads one committed state of a SQLite database out, page by page, and loads one in through SQLite itself.
 
-Reading happens in a child process only: it opens the raw files, and closing any descriptor of a database file drops
-every lock the process holds on it.
+Reading happens in a child process only: it opens the raw files, and closing any descriptor of a database file
+drops every lock the process holds on it.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class SQLiteSnapshotter:
 
     def size(self) -> int:
         """An upper bound that opens nothing: the file and its whole WAL."""
-        path = self._existing()
+        path = Path(self._existing())
         wal = Path(f"{path}-wal")
         with contextlib.suppress(FileNotFoundError):
             return path.stat().st_size + wal.stat().st_size
@@ -100,20 +100,20 @@ class SQLiteSnapshotter:
 
     @contextlib.contextmanager
     def pin(self) -> Iterator[PinnedPages | EmptyPages]:
-        """The newest committed state. No lock a WAL writer could feel; other journal modes hold writers' commits up.
+        """The newest committed state. WAL writers feel nothing; other journal modes hold commits up.
 
-        The state is known exactly when the WAL-index header reads the same before and after our read transaction
-        began, because any commit changes it.
+        The state is known exactly when the WAL-index header reads the same before and after our read
+        transaction began, because any commit changes it.
         """
         path = self._existing()
-        identity = _identity(os.stat(path))
+        identity = _identity(Path(path).stat())
         with _translated(f"cannot read {self.path}", BackupError):
             connection = self._open(path)
         try:
             with _translated(f"cannot read {self.path}", BackupError):
                 _read_something(connection)
                 file = _keep(path)
-                if _identity(os.fstat(file)) != identity or _identity(os.stat(path)) != identity:
+                if _identity(os.fstat(file)) != identity or _identity(Path(path).stat()) != identity:
                     raise BackupError(f"{self.path} was replaced meanwhile", hint="take the backup again")
                 snapshot = self._pinned(connection, path, file)
             yield snapshot
@@ -121,10 +121,10 @@ class SQLiteSnapshotter:
             connection.close()
 
     def check(self, path: Path, *, thorough: bool = False) -> tuple[str, ...]:
-        """What quick_check (thorough: integrity_check) finds; constraints the app broke itself are no damage.
+        """What quick_check (thorough: integrity_check) finds; constraints the app itself broke are no damage.
 
-        The file must be one that nobody writes to. Collations and functions that only the app has are stood in
-        for, which is enough for quick_check; the thorough check then does without the parts that need them.
+        The file must be one that nobody writes to. Collations and functions that only the app has are stood
+        in for, and then quick_check has to do: only the app's own could compare index content.
         """
         try:
             with contextlib.closing(_open_frozen(path)) as connection:
@@ -134,18 +134,20 @@ class SQLiteSnapshotter:
             return (str(error),)
 
     def load(self, source: Path, *, deadline: float) -> None:
-        """One transaction through SQLite's backup API: others see the old or the new state, and need no restart.
+        """One transaction through SQLite's backup API: others see the old or the new state, without restart.
 
-        ``deadline`` is seconds from now. `Connection.backup()` itself ignores the connection's timeout and would
-        retry for ever. A database that does not exist is made.
+        ``deadline`` is seconds from now. `Connection.backup()` itself ignores the connection's timeout and
+        would retry for ever. A database that does not exist is made.
         """
         until = time.monotonic() + deadline
         path = os.path.realpath(self.path)
-        with _translated(f"cannot restore into {self.path}", RestoreError):
-            with contextlib.closing(_open_frozen(source)) as new:
-                timeout = min(self._busy_timeout, deadline)
-                with contextlib.closing(sqlite3.connect(path, timeout=timeout, isolation_level=None)) as live:
-                    self._replace(live, new, until, deadline)
+        timeout = min(self._busy_timeout, deadline)
+        with (
+            _translated(f"cannot restore into {self.path}", RestoreError),
+            contextlib.closing(_open_frozen(source)) as new,
+            contextlib.closing(sqlite3.connect(path, timeout=timeout, isolation_level=None)) as live,
+        ):
+            self._replace(live, new, until, deadline)
 
     def _replace(
         self, live: sqlite3.Connection, new: sqlite3.Connection, until: float, deadline: float
@@ -175,7 +177,7 @@ class SQLiteSnapshotter:
         live.execute("SELECT count(*) FROM sqlite_schema").fetchone()
 
     def _leave_wal(self, live: sqlite3.Connection, sizes: tuple[Any, Any]) -> None:
-        """A WAL database keeps its page size for ever; it can be changed only while nobody else has it open."""
+        """A WAL database keeps its page size; it can change only while nobody else has the file open."""
         try:
             live.execute("PRAGMA locking_mode=EXCLUSIVE")
             left = live.execute("PRAGMA journal_mode=DELETE").fetchone()[0] == "delete"
@@ -183,8 +185,8 @@ class SQLiteSnapshotter:
             left = False
         if not left:
             raise RestoreError(
-                f"the backup's pages have {sizes[1]} bytes, those of {self.path} {sizes[0]}, and it is in use",
-                hint="stop every process that has the database open, then restore again from the command line",
+                f"{self.path} is in use, and its pages have {sizes[0]} bytes, those of the backup {sizes[1]}",
+                hint="stop every process that has it open, then restore again from the command line",
             )
 
     def _existing(self) -> str:
@@ -250,10 +252,11 @@ def _settled(before: bytes, after: bytes) -> bool:
 
 
 def _frames(wal_path: str, index: int, header: bytes, page_size: int) -> tuple[int, dict[int, int]]:
-    """Where the pinned state's pages lie in the WAL: page number to byte offset; the last frame of a page counts.
+    """Where the pinned state's pages lie in the WAL: page number to offset; a page's last frame counts.
 
-    Once every frame was copied back ("backfilled"), the database file has them all and the WAL may be overwritten
-    under a reader; before that our read lock keeps the frames as they are. The count only grows within one WAL.
+    Once every frame was copied back ("backfilled"), the database file has them all and the WAL may be
+    overwritten under a reader; before that our read lock keeps the frames as they are. The count only grows
+    within one WAL.
     """
     (last,) = struct.unpack_from("=I", header, 16)
     (backfilled,) = struct.unpack("=I", os.pread(index, 4, 2 * _INDEX_HEADER))
@@ -307,7 +310,7 @@ def _open_frozen(path: Path) -> sqlite3.Connection:
 
 
 def _read_something(connection: sqlite3.Connection) -> None:
-    """Begin reading: inside a transaction this pins the state. Unlike a SELECT it needs no readable schema."""
+    """Begin reading: inside a transaction this pins the state. No schema has to be readable for it."""
     connection.execute("PRAGMA schema_version").fetchall()
 
 
