@@ -33,8 +33,8 @@ class Condition(Enum):
 class Connector(Protocol):
     """Opens, readies and closes connections. ``key`` is whatever the caller's connect arguments come to."""
 
-    def open(self, key: Hashable) -> Any:
-        """A new, tuned connection; raises the driver's own error, or DatabaseUnavailable with a hint."""
+    def open(self, key: Hashable) -> tuple[Any, Identity | None]:
+        """A new, tuned connection and the file it is on; raises the driver's own error, or DatabaseUnavailable."""
         ...
 
     def identity(self) -> Identity | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +38,25 @@ class PoolStats:
     def hit_ratio(self) -> float | None:
         """The part of check-outs served at once; None before the first."""
         return self.requests_immediate / self.requests_num if self.requests_num else None
+
+    def counters(self) -> dict[str, float]:
+        """What only grows."""
+        return {name: getattr(self, name) for name in _COUNTERS}
+
+    def gauges(self) -> dict[str, float]:
+        """What goes up and down."""
+        return {name: getattr(self, name) for name in _GAUGES}
+
+    @classmethod
+    def total(cls, every: Iterable[PoolStats]) -> PoolStats:
+        """Several pools as one."""
+        sums = dict.fromkeys(_NAMES, 0.0)
+        for stats in every:
+            for name in _NAMES:
+                sums[name] += getattr(stats, name)
+        return cls(**{name: round(sums[name], 3) if name.endswith("_ms") else int(sums[name]) for name in _NAMES})
+
+
+_NAMES = tuple(each.name for each in fields(PoolStats))
+_GAUGES = tuple(name for name in _NAMES if name.startswith("pool_") or name == "requests_waiting")
+_COUNTERS = tuple(name for name in _NAMES if name not in _GAUGES)

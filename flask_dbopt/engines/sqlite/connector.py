@@ -61,14 +61,14 @@ class SQLiteConnector:
         self._road = road
         self._busy_timeout = busy_timeout
 
-    def open(self, key: Hashable) -> Connection:
+    def open(self, key: Hashable) -> tuple[Connection, Identity | None]:
         arguments = cast(Arguments, key)
         for _ in range(3):
             before = self.identity()
             connection = self._open(arguments)
             connection._identity = self.identity()
             if before is None or before == connection._identity:
-                return connection
+                return connection, connection._identity
             # The file was replaced in between: nobody can say which one this connection has.
             sqlite3.Connection.close(connection)
         raise DatabaseUnavailable("unable to open database file", hint=f"{self.path} is replaced again and again")

@@ -1,0 +1,406 @@
+"""Builds the rooms, wakes them once a process, and closes them. Knows no Flask: what is Flask's is handed in."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as distribution_version
+from pathlib import Path
+from typing import Any, Protocol
+from weakref import WeakValueDictionary, finalize
+
+from flask_dbopt import forks
+from flask_dbopt.advisor.advisor import Advisor
+from flask_dbopt.backup.backups import Backups
+from flask_dbopt.cache.cache import Cache, Shelf
+from flask_dbopt.engines.protocol import Planner, Watcher
+from flask_dbopt.engines.sqlite.connector import SQLiteConnector, path_of
+from flask_dbopt.engines.sqlite.planner import SQLitePlanner
+from flask_dbopt.engines.sqlite.snapshotter import SQLiteSnapshotter
+from flask_dbopt.engines.sqlite.tuning import Tuning
+from flask_dbopt.engines.sqlite.watcher import SQLiteWatcher
+from flask_dbopt.errors import ConfigurationError, DBOptError
+from flask_dbopt.housekeeper import Housekeeper
+from flask_dbopt.lease import Lease
+from flask_dbopt.monitor.monitor import Monitor
+from flask_dbopt.pool.pool import Pool
+from flask_dbopt.pool.stats import PoolStats
+from flask_dbopt.pool.upkeep import Upkeep
+from flask_dbopt.settings import Settings
+from flask_dbopt.signals import Emit, silence
+
+log = logging.getLogger("flask_dbopt")
+
+#: Which optimizer of this process owns a file, for the drop-in module: by absolute path.
+_owners: WeakValueDictionary[str, Database] = WeakValueDictionary()
+
+#: Seconds between two turns at the lease: after its holder ends, another worker has it within this time.
+LEASE_EVERY = 5.0
+FLUSH_EVERY = 2.0
+UPKEEP_EVERY = 10.0
+
+
+class Schedule(Protocol):
+    """What the scheduler's bridge offers: jobs that only the lease holder runs."""
+
+    problem: str
+
+    def add(
+        self, job_id: str, hours: float, job: Callable[[], object], first_in_seconds: Callable[[], float]
+    ) -> None: ...
+    def start(self) -> bool: ...
+    def stop(self, timeout: float = 5.0) -> bool: ...
+    def abandon(self) -> None: ...
+    def next_run(self, job_id: str) -> float | None: ...
+
+
+@dataclass(eq=False)
+class Database:
+    """One database and the windows that its engine has open; None where an engine has no such window."""
+
+    name: str
+    kind: str
+    """SQLAlchemy's word: "sqlite", "postgresql", …"""
+    path: Path | None = None
+    road: Any = None
+    connector: SQLiteConnector | None = None
+    pool: Pool | None = None
+    upkeep: Upkeep | None = None
+    watcher: Watcher | None = None
+    shelf: Shelf | None = None
+    planner: Planner | None = None
+    advisor: Advisor | None = None
+    backups: Backups | None = None
+    pools: list[Callable[[], PoolStats]] = field(default_factory=list)
+    """Every pool on this database, ours and those that SQLAlchemy keeps."""
+
+    def pool_stats(self) -> PoolStats:
+        """All its pools' figures, summed."""
+        return PoolStats.total(stats() for stats in self.pools)
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """For a load balancer."""
+
+    ok: bool
+    status: str
+    """"ok" or "degraded"."""
+    reasons: tuple[str, ...]
+
+
+class Optimizer:
+    """Everything one app has of us. ``state_dir`` None: figures stay in memory."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        sources: dict[str, str],
+        *,
+        state_dir: Path | None,
+        backup_dir: Path,
+        build_road: Callable[[Optimizer, Database], Any],
+        emit: Emit = silence,
+        clock: Callable[[], float] = time.time,
+        in_background: bool = True,
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.sources = sources
+        self.state_dir = state_dir
+        self.backup_dir = backup_dir
+        self.emit = emit
+        self.version = _version()
+        self.databases: dict[str, Database] = {}
+        self.schedule: Schedule | None = None
+        self.closers: list[Callable[[], None]] = []
+        """Called when the optimizer closes, before the rooms do."""
+        self.child_duties: list[Callable[[], None]] = []
+        """Called in each forked child."""
+        self._build_road = build_road
+        self._clock = clock
+        self._in_background = in_background and settings.enabled
+        self.monitor = Monitor(
+            settings, None if state_dir is None else state_dir / "ledger.db", emit, clock=clock
+        )
+        self.cache = Cache(
+            max_entries=settings.cache_max_entries,
+            ttl=settings.cache_ttl,
+            max_bytes=settings.cache_max_bytes,
+            max_result=settings.cache_max_result,
+            enabled=settings.cache_enabled and settings.enabled,
+            emit=emit,
+        )
+        self.lease = Lease(self._lease_key)
+        self.housekeeper = Housekeeper(name)
+        self._add_chores()
+        forks.watch(self)
+        self._at_exit = finalize(self, _close_rooms, *self._rooms())
+
+    # --- databases --------------------------------------------------------------------------------------------------
+
+    @property
+    def default(self) -> Database | None:
+        """The app's main database: the one called "default", else its first."""
+        return self.databases.get("default") or next(iter(self.databases.values()), None)
+
+    def database(self, name: str | None = None) -> Database:
+        """The database called ``name``; ConfigurationError when there is none."""
+        found = self.default if name is None else self.databases.get(name)
+        if found is None:
+            known = ", ".join(self.databases) or "none"
+            raise ConfigurationError(
+                f"there is no database {name or 'default'!r}; known: {known}",
+                hint="set DBOPT_DATABASE, or DBOPT_DATABASES for more than one",
+            )
+        return found
+
+    def adopt(self, name: str, place: str | os.PathLike[str]) -> Database:
+        """Take care of a SQLite file (a path or ``file:`` URI); one that is known already keeps its name."""
+        path = path_of(os.fspath(place))
+        known = next((each for each in self.databases.values() if path and str(each.path) == path), None)
+        if known is not None:
+            return known
+        database = Database(name=self._free(name), kind="sqlite", path=Path(path) if path else None)
+        settings = self.settings
+        if path:
+            self._open_windows(database, path)
+        database.road = self._build_road(self, database)
+        database.connector = SQLiteConnector(
+            place, Tuning(settings.sqlite_pragmas), database.road, busy_timeout=settings.sqlite_busy_timeout
+        )
+        if path:
+            self._fill_pool(database, database.connector)
+            _owners[path] = database
+        return self._enter(database)
+
+    def adopt_foreign(self, name: str, kind: str) -> Database:
+        """Take care of what an engine we have no windows for runs: its statements are timed."""
+        database = Database(name=self._free(name), kind=kind)
+        database.road = self._build_road(self, database)
+        return self._enter(database)
+
+    def _free(self, name: str) -> str:
+        """``name``, or the next that is not taken."""
+        free, number = name, 2
+        while free in self.databases:
+            free, number = f"{name}-{number}", number + 1
+        return free
+
+    def _enter(self, database: Database) -> Database:
+        self.databases[database.name] = database
+        self.monitor.source(
+            f"pool.{database.name}",
+            counters=lambda: database.pool_stats().counters(),
+            gauges=lambda: database.pool_stats().gauges(),
+        )
+        return database
+
+    def _open_windows(self, database: Database, path: str) -> None:
+        settings = self.settings
+        database.watcher = SQLiteWatcher(path)
+        database.shelf = self.cache.shelf(database.name, database.watcher)
+        database.planner = SQLitePlanner(path)
+        database.advisor = Advisor(
+            database.planner,
+            self.monitor.workload,
+            min_rows=settings.advisor_min_rows,
+            min_calls=settings.advisor_min_calls,
+            min_seconds=settings.advisor_min_seconds,
+            emit=self.emit,
+        )
+        database.backups = Backups(
+            database.name,
+            SQLiteSnapshotter(path),
+            self.backup_dir,
+            retention_days=settings.backup_retention_days,
+            keep_weekly=settings.backup_keep_weekly,
+            keep_monthly=settings.backup_keep_monthly,
+            compression=settings.backup_compression,
+            verify=settings.backup_verify,
+            emit=self.emit,
+            clock=self._clock,
+        )
+
+    def _fill_pool(self, database: Database, connector: SQLiteConnector) -> None:
+        settings = self.settings
+        pool = Pool(
+            database.name,
+            connector,
+            minimum=settings.pool_min,
+            maximum=settings.pool_max,
+            timeout=settings.pool_timeout,
+            max_waiting=settings.pool_max_waiting,
+            max_lifetime=settings.pool_max_lifetime,
+            check_after=settings.pool_check_after,
+            emit=self.emit,
+        )
+        database.pool = pool
+        database.upkeep = Upkeep(
+            pool,
+            health_interval=settings.pool_health_interval,
+            idle_timeout=settings.pool_idle_timeout,
+            leak_after=settings.pool_leak_after,
+        )
+        database.pools.append(pool.stats)
+
+    # --- life in a process ------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Start the background work of this process, at its first request; cheap to call at each."""
+        if self._in_background:
+            self.housekeeper.wake()
+
+    def _add_chores(self) -> None:
+        every = self.housekeeper.every
+        every(FLUSH_EVERY, lambda now: self.monitor.sweep(self._clock()), "flush figures")
+        every(UPKEEP_EVERY, self._look_after_pools, "look after the pools")
+        every(UPKEEP_EVERY, self.cache.sweep, "tidy the cache")
+        every(LEASE_EVERY, self._take_turn, "take turns at the lease", first_in=0.0)
+
+    def _look_after_pools(self, now: float) -> None:
+        for database in list(self.databases.values()):
+            if database.upkeep is not None:
+                database.upkeep.sweep(now)
+
+    def _take_turn(self, now: float) -> None:
+        """What one worker does for all: alerts and scheduled jobs."""
+        if self.lease.acquire():
+            self.monitor.evaluate(self._clock())
+            if self.schedule is not None:
+                self.schedule.start()
+        elif self.schedule is not None:
+            self.schedule.stop()
+
+    def _lease_key(self) -> str:
+        """The database itself, not the state folder: two apps may share one database."""
+        default = self.default
+        identity = default.connector.identity() if default is not None and default.connector else None
+        return f"file {identity}" if identity else f"app {self.name} {self.state_dir or os.getpid()}"
+
+    # --- scheduled backups ------------------------------------------------------------------------------------------
+
+    def keep_schedule(self, schedule: Schedule) -> None:
+        """Have backups taken every ``backup_interval_hours`` by whoever holds the lease."""
+        self.schedule = schedule
+        self.child_duties.append(schedule.abandon)
+        if self.settings.backup_enabled:
+            schedule.add("backup", self.settings.backup_interval_hours, self.back_up, self._until_due)
+
+    def back_up(self) -> None:
+        """Back up every database whose backup is due; one that fails does not keep the others from theirs."""
+        for database in list(self.databases.values()):
+            backups = database.backups
+            if backups is None or database.path is None or not database.path.exists():
+                continue
+            # A little early counts: the scheduler's clock and ours need not agree to the second.
+            if backups.is_due(self.settings.backup_interval_hours * 0.98, self._clock()):
+                try:
+                    backups.take()
+                except DBOptError as error:
+                    log.error("the backup of %s failed: %s", database.name, error)  # noqa: TRY400  # told, with its hint
+
+    def _until_due(self) -> float:
+        """Seconds until the first database's backup is due: at once, where there is none yet."""
+        interval = self.settings.backup_interval_hours * 3600
+        waits = [interval]
+        for database in self.databases.values():
+            if database.backups is not None and database.path is not None:
+                newest = next(iter(database.backups.list()), None)
+                waits.append(0.0 if newest is None else newest.taken_at + interval - self._clock())
+        return max(1.0, min(waits))
+
+    def next_backup(self) -> float | None:
+        """When the next scheduled backup is due, in unix seconds; None when none is scheduled.
+
+        Any process may ask: the schedule itself lives in the lease holder.
+        """
+        if self.schedule is None or not self.settings.backup_enabled:
+            return None
+        planned = self.schedule.next_run("backup")
+        return self._clock() + self._until_due() if planned is None else planned
+
+    # --- how it is ----------------------------------------------------------------------------------------------------
+
+    def notices(self) -> list[str]:
+        """Where the optimizer itself is not at its best, as sentences."""
+        told = list(self.monitor.notices())
+        if self.lease.problem:
+            told.append(f"no worker can be chosen for background work: {self.lease.problem}")
+        if self.schedule is not None and self.schedule.problem:
+            told.append(f"scheduled backups do not run: {self.schedule.problem}")
+        for database in self.databases.values():
+            if database.connector is not None:
+                told += [
+                    f"{database.name}: PRAGMA {fault.pragma} is {fault.found}, not {fault.wanted}"
+                    for fault in database.connector.faults
+                ]
+        return told
+
+    def health(self) -> Health:
+        """Whether the databases can be worked with, and why not."""
+        reasons = [f"alert: {alert.message}" for alert in self.monitor.alerts() if alert.resolved_at is None]
+        for database in self.databases.values():
+            if database.path is not None and not database.path.exists():
+                reasons.append(f"{database.name}: {database.path} is missing")
+        return Health(ok=not reasons, status="degraded" if reasons else "ok", reasons=tuple(reasons))
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def _rooms(self) -> tuple[Housekeeper, dict[str, Database], Cache, Monitor, Lease, list[Callable[[], None]]]:
+        return self.housekeeper, self.databases, self.cache, self.monitor, self.lease, self.closers
+
+    def close(self) -> None:
+        """Stop the background work, flush the figures and close every handle; in bounded time, and once."""
+        if self.schedule is not None:
+            self.schedule.stop()
+        self._at_exit()
+
+    def abandon(self) -> None:
+        """After a fork, in the child: leave the parent what is the parent's; start anew at the next request."""
+        self.housekeeper.abandon()
+        self.lease.abandon()
+        self.monitor.abandon()
+        self.cache.abandon()
+        for database in self.databases.values():
+            if database.pool is not None:
+                database.pool.abandon()
+        for duty in self.child_duties:
+            duty()
+
+
+def owner_of(place: str) -> Database | None:
+    """The database of this process that a path or ``file:`` URI names, if an optimizer looks after it."""
+    path = path_of(place)
+    return _owners.get(path) if path else None
+
+
+def _close_rooms(
+    housekeeper: Housekeeper,
+    databases: dict[str, Database],
+    cache: Cache,
+    monitor: Monitor,
+    lease: Lease,
+    closers: Iterable[Callable[[], None]],
+) -> None:
+    """The end of an optimizer: called by it, by the garbage collector, or when the process ends."""
+    steps: list[Callable[[], object]] = [lambda: housekeeper.stop(2.0), *closers, monitor.close, cache.close]
+    steps += [database.pool.close for database in databases.values() if database.pool is not None]
+    steps.append(lease.release)
+    for step in steps:
+        try:
+            step()
+        except Exception:
+            log.exception("closing was not clean")
+
+
+def _version() -> str:
+    try:
+        return distribution_version("Flask-DBOpt")
+    except PackageNotFoundError:
+        return "unknown"
