@@ -49,7 +49,7 @@ def shown(saved: SavedList) -> BaseResponse:
 @bp.get("/")
 def index() -> str:
     """All lists with how much is in them and their first words."""
-    lists = orm.session.scalars(orm.select(SavedList).order_by(SavedList.starter, SavedList.id.desc())).all()
+    lists = orm.session.scalars(orm.select(SavedList).order_by(SavedList.starter, SavedList.name)).all()
     return render_template("lists.html", lists=lists)
 
 
