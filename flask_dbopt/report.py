@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flask_dbopt.advisor.advisor import Recommendation
 from flask_dbopt.backup.repository import BackupRecord
@@ -10,6 +15,14 @@ from flask_dbopt.cache.cache import CacheStats
 from flask_dbopt.monitor.alerts import Alert
 from flask_dbopt.monitor.figures import EndpointFigures, Point, QueryFigures, Worker
 from flask_dbopt.pool.stats import PoolStats
+
+if TYPE_CHECKING:
+    from flask_dbopt.optimizer import Database, Optimizer
+
+T = TypeVar("T")
+
+POINTS = 60
+"""Steps of the series."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,4 +82,157 @@ class Report:
     alerts: tuple[Alert, ...]
     """Raised ones first, then what was resolved lately."""
     notices: tuple[str, ...]
-    """Where the optimizer itself is not at its best: figures in memory only, no lease, an unsafe SQLite version…"""
+    """Where the optimizer itself is not at its best: figures in memory only, an unsafe SQLite version…"""
+
+
+def build(optimizer: Optimizer, *, since: float | None = None, now: float | None = None) -> Report:
+    """Every figure of an optimizer, summed over all workers, from ``since`` on (unix seconds; None: all).
+
+    What a database will not tell now (it is locked, or gone) becomes a notice; the rest is told all the same.
+    """
+    at = time.time() if now is None else now
+    monitor = optimizer.monitor
+    notices = list(optimizer.notices())
+    workers = tuple(monitor.workers())
+    counters = monitor.counters(since)
+    cache = _summed(optimizer.cache.stats(), "cache.", counters, workers)
+    databases = tuple(
+        _database(one, optimizer, counters, workers, notices) for one in optimizer.databases.values()
+    )
+    recommendations: list[Recommendation] = []
+    for one in optimizer.databases.values():
+        if one.advisor is not None:
+            recommendations += _or_notice(one.advisor.recommend, (), f"index advice for {one.name}", notices)
+    series = tuple(monitor.series(since, points=POINTS))
+    endpoints = tuple(monitor.endpoints(since))
+    queries = tuple(monitor.queries(since=since))
+    return Report(
+        at=at,
+        since=since,
+        version=optimizer.version,
+        workers=workers,
+        overview=_overview(at, since, queries, endpoints, series, cache, databases),
+        series=series,
+        queries=queries,
+        endpoints=endpoints,
+        cache=cache,
+        databases=databases,
+        recommendations=tuple(recommendations),
+        alerts=tuple(
+            sorted(monitor.alerts(), key=lambda alert: (alert.resolved_at is not None, -alert.raised_at))
+        ),
+        notices=tuple(notices),
+    )
+
+
+def as_dict(record: Any) -> dict[str, Any]:
+    """A record as JSON has it: its fields by name, and the figures that follow from them (``hit_ratio``)."""
+    kind = type(record)
+    derived = [name for name, value in vars(kind).items() if isinstance(value, property)]
+    names = [field.name for field in fields(record)] + derived
+    return {name: plain(getattr(record, name)) for name in names}
+
+
+def plain(value: Any) -> Any:
+    """``value`` in JSON's types. What JSON has no word for becomes text; NaN and infinity become None."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return as_dict(value)
+    if isinstance(value, Mapping):
+        return {str(name): plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(part) for part in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def _overview(
+    at: float,
+    since: float | None,
+    queries: Sequence[QueryFigures],
+    endpoints: Sequence[EndpointFigures],
+    series: Sequence[Point],
+    cache: CacheStats,
+    databases: Sequence[DatabaseReport],
+) -> Overview:
+    requests = sum(one.calls for one in endpoints)
+    request_time = sum(one.total_time for one in endpoints)
+    begun = [point.start for point in series if point.requests or point.queries]
+    seconds = max(1.0, at - max(since or 0.0, min(begun, default=at)))
+    pools = [one.pool for one in databases if one.pool is not None]
+    loans = sum(pool.requests_num for pool in pools)
+    return Overview(
+        requests=requests,
+        queries=sum(one.calls for one in queries),
+        errors=sum(one.errors for one in endpoints),
+        requests_per_second=requests / seconds,
+        p50=None,
+        p95=None,
+        p99=None,
+        database_share=sum(one.database_time for one in endpoints) / request_time if request_time else None,
+        queries_per_request=sum(one.queries for one in endpoints) / requests if requests else None,
+        cache_hit_ratio=cache.hit_ratio,
+        pool_hit_ratio=sum(pool.requests_immediate for pool in pools) / loans if loans else None,
+    )
+
+
+def _database(
+    one: Database,
+    optimizer: Optimizer,
+    counters: Mapping[str, float],
+    workers: Sequence[Worker],
+    notices: list[str],
+) -> DatabaseReport:
+    pool = None if one.pool is None else _summed(one.pool.stats(), f"pool.{one.name}.", counters, workers)
+    backups = (
+        () if one.backups is None else _or_notice(one.backups.list, (), f"backups of {one.name}", notices)
+    )
+    return DatabaseReport(
+        name=one.name,
+        kind=one.kind,
+        path=None if one.path is None else str(one.path),
+        bytes=_size(one.path),
+        wal_bytes=None if one.path is None else _size(one.path.with_name(f"{one.path.name}-wal")),
+        journal_mode=None,
+        pool=pool,
+        backups=backups,
+        next_backup=optimizer.next_backup() if one.backups is not None else None,
+    )
+
+
+def _summed(here: T, prefix: str, counters: Mapping[str, float], workers: Sequence[Worker]) -> T:
+    """The figures called ``prefix…`` of all workers: gauges of the living, counters of all.
+
+    A field that neither has (a setting, such as a TTL) stays as it is ``here``, in this process; so does
+    everything when nobody has recorded anything, as without a monitor.
+    """
+    gauges: dict[str, float] = {}
+    for worker in workers:
+        for name, value in worker.gauges.items():
+            if name.startswith(prefix):
+                gauges[name] = gauges.get(name, 0) + value
+    found = {**{name: value for name, value in counters.items() if name.startswith(prefix)}, **gauges}
+    if not found:
+        return here
+    values = {}
+    for field in fields(here):  # type: ignore[arg-type]
+        own = getattr(here, field.name)
+        value = found.get(prefix + field.name, own)
+        values[field.name] = int(value) if isinstance(own, int) and not isinstance(own, bool) else value
+    return type(here)(**values)
+
+
+def _or_notice(ask: Callable[[], T], otherwise: T, what: str, notices: list[str]) -> T:
+    """What ``ask`` answers; where it fails, ``otherwise``, and why among the notices."""
+    try:
+        return ask()
+    except Exception as error:  # noqa: BLE001 - one room's trouble must not hide the others' figures
+        notices.append(f"{what}: {error}")
+        return otherwise
+
+
+def _size(path: Path | None) -> int | None:
+    try:
+        return None if path is None else path.stat().st_size
+    except OSError:
+        return None

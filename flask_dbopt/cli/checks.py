@@ -1,0 +1,212 @@
+"""What a doctor looks at: facts in, findings with hints out. Decides only; the verb reads the facts."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flask_dbopt.cli.terminal import size, span
+from flask_dbopt.engines.sqlite import maintenance
+
+OK, NOTE, PROBLEM = "ok", "note", "problem"
+"""How a check ends. A note is something to know; only a problem makes the exit code 1."""
+
+_REMOTE = (
+    "nfs", "cifs", "smb", "9p", "afs", "ceph", "gluster", "lustre", "beegfs", "gpfs", "vboxsf", "davfs",
+    "fuse.sshfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse",
+)  # fmt: skip
+_FLEETING = ("tmpfs", "ramfs", "overlay")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check's outcome; ``hint`` says what to do and is empty when there is nothing to do."""
+
+    check: str
+    level: str
+    message: str
+    hint: str = ""
+    database: str | None = None
+
+
+def tuning(database: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Finding:
+    """Whether a live connection is tuned as the settings say."""
+    off = maintenance.deviations(found, wanted)
+    if off:
+        told = ", ".join(f"{name} is {have}, not {want}" for name, (have, want) in off.items())
+        hint = (
+            "the app sets it itself (then say so in DBOPT_SQLITE_PRAGMAS), or the database was held meanwhile"
+        )
+        return Finding("pragmas", PROBLEM, told, hint, database)
+    told = ", ".join(f"{name}={found[name]}" for name in wanted if name in found)
+    return Finding("pragmas", OK, told, database=database)
+
+
+def durability(database: str, found: Mapping[str, Any]) -> Finding:
+    """What a power cut could do: NORMAL is safe in WAL mode only."""
+    mode, level = str(found.get("journal_mode", "")).lower(), str(found.get("synchronous", ""))
+    if level == "0":
+        told, hint = "synchronous is OFF: a power cut can corrupt the database", "set synchronous to NORMAL"
+    elif level == "1" and mode not in ("wal", "memory"):
+        told = f"synchronous is NORMAL with journal_mode {mode}: a power cut can corrupt the database"
+        hint = "use journal_mode WAL, or synchronous FULL"
+    else:
+        told = "every commit is on disk before it is acknowledged"
+        if level == "1":
+            told = "a power cut may undo the last commits, never corrupt (synchronous=NORMAL in WAL mode)"
+        return Finding("durability", OK, told, database=database)
+    return Finding("durability", PROBLEM, told, f"{hint} in DBOPT_SQLITE_PRAGMAS", database)
+
+
+def library(version: tuple[int, ...]) -> Finding:
+    """Whether the SQLite library has a known danger."""
+    danger = maintenance.library_danger(version)
+    if danger:
+        hint = (
+            "use a Python with SQLite 3.51.3 or newer; until then our own checkpoints hold the writer's lock"
+        )
+        return Finding("sqlite", NOTE, danger, hint)
+    return Finding("sqlite", OK, f"SQLite {'.'.join(map(str, version))}")
+
+
+def wal(database: str, wal_bytes: int, limit: int) -> Finding:
+    """Whether the write-ahead log stays within bounds."""
+    if wal_bytes > limit:
+        hint = "a reader may hold an old state open; when it has ended: flask db-opt optimize"
+        told = f"the WAL has {size(wal_bytes)}, over the limit of {size(limit)}"
+        return Finding("wal", PROBLEM, told, hint, database)
+    return Finding("wal", OK, f"{size(wal_bytes)} in the WAL", database=database)
+
+
+def file_system(database: str, kind: str | None) -> Finding:
+    """Whether the file lies where locks and shared memory work."""
+    if kind is None:
+        told = "this system does not say which file system the database is on"
+        return Finding("file system", NOTE, told, database=database)
+    if kind.startswith(_REMOTE):
+        told = f"the database is on a network file system ({kind}), where WAL mode and locks are not reliable"
+        return Finding("file system", PROBLEM, told, "move it to a local disk", database)
+    if kind in _FLEETING:
+        told = f"the database is on {kind}: it may not outlive the machine or the container"
+        return Finding("file system", NOTE, told, "keep it on a volume", database)
+    return Finding("file system", OK, f"on {kind}", database=database)
+
+
+def disk(database: str, folder: Path, free: int, needed: int) -> Finding:
+    """Whether there is room for the next backup and its proof."""
+    if free < needed:
+        told = f"{size(free)} free in {folder}, {size(needed)} needed for the next backup"
+        return Finding("disk", PROBLEM, told, "make room, or set DBOPT_BACKUP_DIR to a larger disk", database)
+    return Finding("disk", OK, f"{size(free)} free in {folder}", database=database)
+
+
+def backup_age(
+    database: str, newest: float | None, proved: float | None, every_hours: float, now: float
+) -> Finding:
+    """Whether there is a backup, young enough, and proved."""
+    if newest is None:
+        return Finding("backup", PROBLEM, "there is no backup yet", "flask db-opt backup", database)
+    age = now - newest
+    if age > every_hours * 3600 * 1.5:
+        told = f"the last backup is {span(age)} old, though one is due every {every_hours:g} h"
+        hint = "flask db-opt backup takes one now; flask db-opt worker keeps them coming without traffic"
+    elif proved is None:
+        told = f"the last backup ({span(age)} old) was never proved"
+        hint = "flask db-opt backups --verify all"
+    else:
+        told = f"the last one is {span(age)} old and was proved {span(max(0.0, now - proved))} ago"
+        return Finding("backup", OK, told, database=database)
+    return Finding("backup", PROBLEM, told, hint, database)
+
+
+def schedule(enabled: bool, holder: Mapping[str, Any] | None, problem: str, every_hours: float) -> Finding:
+    """Whether some process does the scheduled work."""
+    if problem:
+        return Finding("scheduler", PROBLEM, f"no process can hold the lease: {problem}", "mend that folder")
+    if holder is None:
+        hint = "a worker takes it at its first request; where requests are rare: flask db-opt worker"
+        return Finding("scheduler", NOTE, "no process holds the lease, so nothing runs on schedule now", hint)
+    told = f"process {holder['pid']} holds the lease"
+    if not enabled:
+        return Finding("scheduler", NOTE, f"{told}; scheduled backups are off", "set DBOPT_BACKUP_ENABLED=1")
+    return Finding("scheduler", OK, f"{told}; a backup every {every_hours:g} h")
+
+
+def admin(enabled: bool, token: bool, debug: bool, url: str) -> Finding:
+    """Who can open the admin page."""
+    if not enabled:
+        return Finding("admin page", OK, "switched off")
+    if token:
+        return Finding("admin page", OK, f"{url} opens with the token")
+    if debug:
+        hint = "set DBOPT_ADMIN_TOKEN before it goes live"
+        return Finding("admin page", NOTE, f"{url} is open to this machine alone, in debug mode", hint)
+    hint = "set DBOPT_ADMIN_TOKEN"
+    return Finding("admin page", NOTE, f"{url} is closed, unless the app has a hook of its own", hint)
+
+
+def limits(workers: int, pool_max: int, databases: int, allowed: int) -> Finding:
+    """Whether a worker may open as many files as its pools can ask for."""
+    # A connection in WAL mode holds the database, -wal and -shm; the rest of a web worker needs some 64.
+    most = pool_max * databases * 3 + 64
+    told = (
+        f"{pool_max} connections × {databases} database(s) × 3 files: up to {most} open files a worker, "
+        f"{allowed} allowed; {workers} workers now"
+    )
+    if most > allowed:
+        return Finding("limits", PROBLEM, told, "lower DBOPT_POOL_MAX, or raise the limit (ulimit -n)")
+    return Finding("limits", OK, told)
+
+
+def statistics(database: str, analyzed: bool) -> Finding:
+    """Whether the planner knows how the values are spread."""
+    if analyzed:
+        return Finding("statistics", OK, "the planner has statistics", database=database)
+    told = "the planner has no statistics, so it guesses which index is best"
+    return Finding("statistics", NOTE, told, "flask db-opt optimize", database)
+
+
+def state(folder: Path | None) -> Finding:
+    """Whether figures outlive the process."""
+    if folder is None:
+        hint = "set DBOPT_STATE_DIR to a folder that can be written"
+        return Finding("state folder", NOTE, "figures are kept in memory only", hint)
+    if not os.access(folder if folder.exists() else folder.parent, os.W_OK):
+        told = f"{folder} cannot be written, so figures stay in memory"
+        return Finding(
+            "state folder", PROBLEM, told, "let the app's user write there, or set DBOPT_STATE_DIR"
+        )
+    return Finding("state folder", OK, str(folder))
+
+
+def has_problem(findings: Iterable[Finding]) -> bool:
+    """Whether any of them is one."""
+    return any(one.level == PROBLEM for one in findings)
+
+
+def allowed_files() -> int:
+    """How many files one process may have open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def file_system_of(path: Path, mounts: str | None = None) -> str | None:
+    """The kind of file system that holds ``path``, from Linux's table of mounts; None where there is none."""
+    if mounts is None:
+        try:
+            mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return None
+    real, depth, kind = path.resolve(), -1, None
+    for line in mounts.splitlines():
+        left, _, right = line.partition(" - ")
+        words = left.split()
+        if len(words) < 5 or not right:
+            continue
+        point = Path(words[4].replace("\\040", " "))
+        if real.is_relative_to(point) and len(point.parts) >= depth:  # a later mount covers an earlier one
+            depth, kind = len(point.parts), right.split()[0]
+    return kind

@@ -1,0 +1,133 @@
+"""The report as people read it in a terminal: one part a function, put together by `stats` and `monitor`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from flask_dbopt.cli.terminal import ago, milliseconds, number, share, size, span, table
+
+if TYPE_CHECKING:
+    from flask_dbopt.report import Report
+
+
+def parts(report: Report, *, limit: int) -> Iterator[Any]:
+    """Everything worth seeing, most urgent first; empty parts are left out."""
+    yield overview(report)
+    raised = [alert for alert in report.alerts if alert.resolved_at is None]
+    if raised:
+        yield table(
+            ("Alert", "About", "What", ">Since"),
+            [(a.rule, a.subject, a.message, ago(a.raised_at, report.at)) for a in raised],
+            title="Alerts",
+        )
+    if report.queries:
+        yield queries(report, limit)
+    if report.endpoints:
+        yield endpoints(report, limit)
+    if report.databases:
+        yield databases(report)
+    for notice in report.notices:
+        yield notice_line(notice)
+
+
+def overview(report: Report) -> Any:
+    """The first figures, two columns of names and values."""
+    from rich.table import Table
+
+    first, cache = report.overview, report.cache
+    window = f"the last {span(report.at - report.since)}" if report.since is not None else "all that is kept"
+    quantiles = ", ".join(map(milliseconds, (first.p50, first.p95, first.p99)))
+    lines = [
+        ("Window", window, "Workers", number(len(report.workers))),
+        (
+            "Requests",
+            f"{number(first.requests)} ({first.requests_per_second:.1f}/s)",
+            "p50, p95, p99",
+            quantiles,
+        ),
+        ("Queries", number(first.queries), "Queries a request", number(first.queries_per_request)),
+        ("Errors", number(first.errors), "In the database", share(first.database_share)),
+        ("Cache hits", share(first.cache_hit_ratio), "Kept", f"{number(cache.entries)}, {size(cache.bytes)}"),
+        ("Pool hits", share(first.pool_hit_ratio), "Index advice", number(len(report.recommendations))),
+    ]
+    made = Table.grid(padding=(0, 3))
+    for column in range(4):
+        made.add_column(style="dim" if column % 2 == 0 else None)
+    for line in lines:
+        made.add_row(*line)
+    return made
+
+
+def queries(report: Report, limit: int) -> Any:
+    """The costliest statements."""
+    return table(
+        ("Id", ">Calls", ">Total", ">Mean", ">p95", ">Rows", ">Cached", "Query"),
+        [
+            (
+                one.id, number(one.calls), milliseconds(one.total_exec_time),
+                milliseconds(one.mean_exec_time), milliseconds(one.p95), number(one.rows),
+                share(one.cache_hits / one.calls if one.calls else None), _short(one.query),
+            )
+            for one in report.queries[:limit]
+        ],
+        title=f"Queries, costliest first ({min(limit, len(report.queries))} of {len(report.queries)})",
+    )  # fmt: skip
+
+
+def endpoints(report: Report, limit: int) -> Any:
+    """The costliest endpoints."""
+    return table(
+        ("Endpoint", ">Calls", ">Mean", ">p95", ">Queries each", ">In the database", ">Errors"),
+        [
+            (
+                one.endpoint, number(one.calls), milliseconds(one.mean_time), milliseconds(one.p95),
+                f"{one.queries / one.calls:.1f}" if one.calls else "–",
+                share(one.database_time / one.total_time if one.total_time else None), number(one.errors),
+            )
+            for one in report.endpoints[:limit]
+        ],
+        title="Endpoints",
+    )  # fmt: skip
+
+
+def databases(report: Report) -> Any:
+    """Each database's file, pool and newest backup."""
+    rows = []
+    for one in report.databases:
+        lent = hits = proof = "–"
+        if one.pool is not None:
+            lent = f"{one.pool.pool_size - one.pool.pool_available} of {one.pool.pool_max}"
+            hits = share(one.pool.hit_ratio)
+        taken = one.backups[0].taken_at if one.backups else None
+        if one.backups:
+            proved = one.backups[0].verified_at
+            proof = f"proved {ago(proved, report.at)}" if proved else "not proved"
+        rows.append(
+            (
+                one.name,
+                one.kind,
+                size(one.bytes),
+                size(one.wal_bytes),
+                lent,
+                hits,
+                ago(taken, report.at),
+                proof,
+            )
+        )
+    return table(
+        ("Database", "Kind", ">Size", ">WAL", ">Lent", ">At once", ">Last backup", "Proof"),
+        rows,
+        title="Databases",
+    )
+
+
+def notice_line(notice: str) -> Any:
+    """Something about the optimizer itself."""
+    from rich.text import Text
+
+    return Text(f"Note: {notice}", style="yellow")
+
+
+def _short(sql: str, most: int = 90) -> str:
+    return sql if len(sql) <= most else f"{sql[: most - 1]}…"

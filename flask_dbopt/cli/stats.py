@@ -1,0 +1,36 @@
+"""``flask db-opt stats``: every figure at one moment, summed over all workers."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from flask_dbopt.cli.terminal import Screen, Span, verb
+
+
+@verb("stats")
+@click.option(
+    "--since", type=Span(), metavar="1h", help="Only the last 30s, 15m, 1h, 7d; else all that is kept."
+)
+@click.option(
+    "--limit", type=click.IntRange(1), default=10, show_default=True, help="How many queries and endpoints."
+)
+@click.option("--reset", is_flag=True, help="Forget the query figures kept so far.")
+def command(screen: Screen, since: float | None, limit: int, reset: bool) -> None:
+    """Requests, queries, cache, pool, backups and alerts, summed over all workers."""
+    from flask_dbopt.cli.panels import parts
+    from flask_dbopt.cli.target import target
+    from flask_dbopt.report import as_dict, build
+
+    optimizer = target().optimizer
+    if reset:
+        optimizer.monitor.reset()
+        screen.data({"reset": True})
+        screen.say("The figures begin anew.")
+        return
+    now = time.time()
+    report = build(optimizer, since=None if since is None else now - since, now=now)
+    screen.data(as_dict(report))
+    for part in parts(report, limit=limit):
+        screen.show(part)
