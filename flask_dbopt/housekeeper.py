@@ -32,7 +32,7 @@ class _Chore:
 
 
 class Housekeeper:
-    """Calls tasks at their intervals, late rather than twice, from a daemon thread that the first wake starts.
+    """Calls tasks at their intervals, late rather than twice, from a daemon thread that a first wake starts.
 
     A task gets the clock's time. One that raises is logged, stays, and holds up no other. The thread knows
     its housekeeper only weakly: an optimizer that is dropped without ``stop`` takes its thread along.
@@ -46,7 +46,7 @@ class Housekeeper:
         self.abandon()
 
     def every(self, seconds: float, task: Task, name: str, *, first_in: float | None = None) -> None:
-        """Call ``task`` every ``seconds``; ``first_in`` makes the first call sooner. The same name replaces."""
+        """Call ``task`` every ``seconds``, sooner the first time by ``first_in``. The same name replaces."""
         due = self._clock() + (seconds if first_in is None else min(first_in, seconds))
         chores = dict(self._chores)  # a copy, so that a turn in another thread can go on with its own
         chores[name] = _Chore(name, seconds, task, due)
@@ -122,8 +122,8 @@ class Housekeeper:
         chore.due = now + chore.seconds
         try:
             chore.task(now)
-        except Exception:
-            if not chore.failures:  # once a row of failures: a task every 2 s must not fill the log
+        except (Exception, SystemExit):
+            if not chore.failures:  # only the first of a row: a task every 2 s must not fill the log
                 log.exception(
                     "the housekeeping task %s of %s failed; it will be tried again", chore.name, self.name
                 )
@@ -136,15 +136,8 @@ class Housekeeper:
 
 def _keep_house(housekeeper: weakref.ref[Housekeeper], bell: threading.Event) -> None:
     """The thread's life. It holds no strong reference while it rests."""
-    try:
-        while (keeper := housekeeper()) is not None and not keeper._stopped:
-            rest = keeper.run_due()
-            del keeper
-            bell.wait(min(max(rest, _SHORTEST), _LONGEST))
-            bell.clear()
-    finally:
-        keeper = housekeeper()
-        if (
-            keeper is not None and not keeper._stopped
-        ):  # a task ended the thread: the next wake starts another
-            keeper._awake = False
+    while (keeper := housekeeper()) is not None and not keeper._stopped:
+        rest = keeper.run_due()
+        del keeper
+        bell.wait(min(max(rest, _SHORTEST), _LONGEST))
+        bell.clear()

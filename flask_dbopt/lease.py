@@ -31,7 +31,7 @@ def default_directory() -> Path:
 class Lease:
     """A ``flock`` on a file named after ``key()``, usually the database's device and inode.
 
-    The lock lies on the open file, which a forked child shares: unlocking there would free the parent's lease,
+    The lock lies on the open file, which a forked child shares: unlocking there would free the parent's,
     and a kept descriptor would outlive the parent. So a child only closes it, by ``abandon`` or at first use.
     A killed process frees its lease at once. The file stays: its name must always mean the same lock.
     """
@@ -55,7 +55,7 @@ class Lease:
         return self._fd is not None and self._pid == os.getpid()
 
     def acquire(self) -> bool:
-        """Take or keep the lease, without waiting. Call it regularly: its holder may die, its key may change."""
+        """Take or keep the lease, without waiting. Call it regularly: holders die, keys change."""
         self._recognise_fork()
         with self._lock:
             try:

@@ -85,7 +85,7 @@ class Schedule:
         return extension is not None and bool(extension.running)
 
     def stop(self, timeout: float = 5.0) -> bool:
-        """End the scheduler; True when a job under way is done within ``timeout`` seconds. May be repeated."""
+        """End the scheduler; True when a job under way ends within ``timeout`` seconds. May be repeated."""
         with self._lock:
             extension, self._extension = self._extension, None
         if extension is not None and extension.running:

@@ -91,8 +91,8 @@ class Settings:
                                             unit="seconds", low=0)
     pool_leak_after: float = setting(60.0, "how long a loan may last unreported", unit="seconds", low=0.01)
 
-    sqlite_pragmas: Mapping[str, Any] = setting(SQLITE_PRAGMAS, "what connections are tuned to; yours are laid "
-                                                "over these, None leaves one alone", check=_pragmas)
+    sqlite_pragmas: Mapping[str, Any] = setting(SQLITE_PRAGMAS, "what connections are tuned to; yours are "
+                                                "laid over these, None leaves one alone", check=_pragmas)
     sqlite_busy_timeout: float = setting(5.0, "how long to wait for a lock; the app's own timeout= wins",
                                          unit="seconds", low=0)
     sqlite_transactions: str = setting("app", "how transactions begin: as the app does, or IMMEDIATE",
