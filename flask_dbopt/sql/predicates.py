@@ -1,6 +1,6 @@
-"""Which columns of a SELECT filter, join and order its tables. Reads text alone; nothing here knows the schema.
+"""Which columns of a SELECT filter, join and order its tables. Reads text alone, knows no schema.
 
-The parser (sqlglot, a quarter of a second to import) is loaded at the first call. Text it cannot read gives None.
+The parser (sqlglot, up to a quarter of a second to import) is loaded at the first call.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LONGEST = 10_000
 #: Levels of parentheses read; a parser that calls itself for each one could exhaust the stack.
 DEEPEST = 60
 
-# Quoted text stays; ?1, :name, @name and $name become ?, which is the only form that the parser takes everywhere.
+# Quoted text stays; ?1, :name, @name and $name become ?, the only form that the parser takes everywhere.
 _PARAMETERS = re.compile(r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^]]*\])|\?\d+|[:@$]\w+""")
 
 _FIRST_WORD = re.compile(r"(?:\s|\(|--[^\n]*(?:\n|$)|/\*.*?\*/)*(\w+)", re.DOTALL)
@@ -27,7 +27,7 @@ Kind = Literal["equality", "range", "pattern", "inequality", "expression", "alte
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column as the statement names it, in lower case; ``source`` is its table's name or alias, if written."""
+    """A column as the statement names it, lower case; ``source`` is its table's name or alias, if written."""
 
     source: str | None
     name: str
@@ -37,9 +37,9 @@ class Column:
 class Predicate:
     """One condition that every row of the result fulfils.
 
-    An index can serve ``equality`` (``=``, ``IS``, ``IN``) and ``range`` on ``columns[0]``. It can not serve a
-    ``pattern`` (LIKE, GLOB), an ``inequality``, an ``expression`` around a column or an ``alternative`` (OR): there
-    ``columns`` are all that take part.
+    An index can serve ``equality`` (``=``, ``IS``, ``IN``) and ``range`` on ``columns[0]``. It can not serve
+    a ``pattern`` (LIKE, GLOB), an ``inequality``, an ``expression`` around a column or an ``alternative``
+    (OR): there ``columns`` are all that take part.
     """
 
     columns: tuple[Column, ...]
@@ -86,7 +86,7 @@ def first_word(sql: str) -> str:
 
 @lru_cache(maxsize=2048)
 def read_selects(sql: str) -> tuple[Select, ...] | None:
-    """Every SELECT in the statement, innermost first; None when it is no query or the parser cannot read it."""
+    """Every SELECT in the statement, innermost first; None when it is no query or can not be read."""
     if len(sql) > LONGEST or first_word(sql) not in {"select", "with"} or _depth(sql) > DEEPEST:
         return None
     try:
@@ -226,7 +226,7 @@ def _bare(side: Any) -> tuple[Any, str | None]:
 
 
 def _columns(tree: Any, names: set[str]) -> tuple[Column, ...]:
-    """The columns of *this* SELECT in an expression: in a subquery only those that name one of its sources."""
+    """The columns of *this* SELECT in an expression: in a subquery those that name one of its sources."""
     from sqlglot import expressions as exp
 
     found: dict[Column, None] = {}

@@ -1,0 +1,209 @@
+"""SQLite's plan lines as steps: which table, read how, in words a person reads. Pure; asks no database."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from flask_dbopt.engines.protocol import Step
+
+_TOKEN = re.compile(
+    r"""--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'"""
+    r"""|(?P<quoted>"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^]]*\])|(?P<word>\w+)|(?P<mark>[(),.])""",
+    re.DOTALL,
+)
+_FROM = frozenset({"from", "join", "update", "into"})
+_WITHIN_FROM = frozenset(
+    {"on", "using", "not", "indexed", "natural", "left", "right", "full", "inner", "outer", "cross"}
+)
+_AFTER_FROM = _WITHIN_FROM | {
+    "where", "group", "order", "having", "limit", "window", "union", "except", "intersect", "select", "set",
+    "values", "returning",
+}  # fmt: skip
+_READ = re.compile(r"(SCAN|SEARCH) (?:TABLE |SUBQUERY )?(.+)")
+_HOW = re.compile(
+    r" USING (?P<automatic>AUTOMATIC )?(?:PARTIAL )?(?P<covering>COVERING )?"
+    r"(?P<key>INTEGER PRIMARY KEY|PRIMARY KEY|INDEX(?: (?P<index>[^(].*?))?)(?: \((?P<terms>.*)\))?"
+)
+_SUFFIX = re.compile(r"( LEFT-JOIN| RIGHT-JOIN| EXISTS)+$")
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What the names in a plan stand for; keys are lower case."""
+
+    aliases: Mapping[str, set[str]]
+    """From ``aliases``: a name in FROM and the tables it may mean."""
+    indexes: Mapping[str, str]
+    """An index and its table."""
+    spelled: Mapping[str, str]
+    """A table as the schema spells it."""
+    shares: Mapping[str, tuple[int, ...]]
+    """An index and, for each of its prefixes, how many rows share one value."""
+    rows: Callable[[str], tuple[int, str] | None]
+    """How many rows a table has, in figures and in words: ``(320000, "~320,000")``. None: not known."""
+
+
+def aliases(sql: str, tables: Iterable[str]) -> dict[str, set[str]]:
+    """Which of ``tables`` (lower case) each name of a FROM clause stands for; every table stands for itself.
+
+    ``sql`` may be several statements, such as the query and the views beneath it.
+    """
+    known = set(tables)
+    found = {name: {name} for name in known}
+    stack: list[bool] = []
+    in_from, table = False, ""
+    for match in _TOKEN.finditer(sql):
+        mark, word = match["mark"], match["word"]
+        name = _unquoted(match["quoted"]) if match["quoted"] else (word or "").lower()
+        if not mark and not name:
+            continue
+        if mark == "(":
+            stack.append(in_from)
+        elif mark == ")":
+            in_from, table = (stack.pop() if stack else False), ""
+        elif mark:
+            table = ""
+        elif word and name in _FROM:
+            in_from, table = True, ""
+        elif word and name in _AFTER_FROM:
+            in_from, table = in_from and name in _WITHIN_FROM, ""
+        elif in_from and word and name == "as":
+            continue
+        elif in_from and table:
+            found.setdefault(name, set()).add(table)
+            table = ""
+        elif in_from and name in known:
+            table = name
+    return found
+
+
+def read_plan(lines: Sequence[tuple[int, int, str]], names: Names) -> tuple[Step, ...]:
+    """EXPLAIN QUERY PLAN's ``(id, parent, detail)`` lines as steps."""
+    # A name that the plan computes (WITH, a subquery in FROM) hides a table of the same name.
+    computed = {
+        d.split(" ", 1)[1].lower() for *_, d in lines if d.startswith(("CO-ROUTINE ", "MATERIALIZE "))
+    }
+    depths: dict[int, int] = {}
+    repeated: set[int] = set()
+    looped: set[int] = set()
+    steps = []
+    for number, parent, detail in lines:
+        depths[number] = depths.get(parent, -1) + 1
+        if parent in repeated or detail.startswith("CORRELATED"):
+            repeated.add(number)
+        read = _READ.fullmatch(detail)
+        if read is None or detail.endswith(("CONSTANT ROW", "CONSTANT ROWS")):
+            words, sorts = _work(detail)
+            steps.append(Step(detail, depths[number], sorts=sorts, reading=words))
+            continue
+        again = (
+            " for each row found so far" if parent in looped else " each time" if parent in repeated else ""
+        )
+        looped.add(parent)
+        steps.append(_access(read, depths[number], names, computed, again))
+    return tuple(steps)
+
+
+def _access(read: re.Match[str], depth: int, names: Names, computed: set[str], again: str) -> Step:
+    """One SCAN or SEARCH."""
+    rest = _SUFFIX.sub("", read[2])
+    alias = _leading_name(rest, names.aliases)
+    how = _HOW.fullmatch(rest[len(alias) :])
+    automatic = how is not None and how["automatic"] is not None
+    index = how["index"] or None if how and not automatic else None
+    table = names.indexes.get(index.lower()) if index else None
+    name = alias.split(" AS ")[0].lower()
+    meant = names.aliases.get(name, set()) if name not in computed else set()
+    if table is None and len(meant) == 1:
+        table = next(iter(meant))
+    known = names.rows(table) if table else None
+    shown = names.spelled.get(table, table) if table else alias
+    all_rows = f"all {known[1]} rows of {shown}" if known else f"all rows of {shown}"
+    terms = " (" + re.sub(r"(<=|>=|[<>=])", r" \1 ", how["terms"]) + ")" if how and how["terms"] else ""
+    alone = " alone" if how and how["covering"] else ""
+    scan = read[1] == "SCAN"
+    virtual = " VIRTUAL TABLE INDEX " in rest
+    if virtual:
+        words = f"asks the virtual table {shown}"
+    elif automatic:
+        # The index is built from every row, then thrown away.
+        words = f"builds an automatic index over {all_rows} on each run{terms}"
+    elif scan and index:
+        words = f"reads {all_rows} " + (
+            f"from the index {index} alone" if alone else f"in the order of {index}"
+        )
+    elif scan:
+        words = f"reads {all_rows}"
+    elif index:
+        words = f"finds rows of {shown} by the index {index}{alone}{terms}"
+    elif how and how["key"] == "PRIMARY KEY":
+        words = f"finds rows of {shown} by its primary key{terms}"
+    else:
+        words = f"finds rows of {shown} by rowid{terms}"
+    equal = len(re.findall(r"(?<![<>])=", how["terms"])) if how and how["terms"] else 0
+    shares = names.shares.get((index or "").lower(), ())
+    return Step(
+        read[0],
+        depth,
+        table=shown if table else None,
+        index=index,
+        reads_whole_table=(scan or automatic) and not virtual and name not in computed,
+        rows=known[0] if known else None,
+        finds=shares[equal - 1] if not scan and 0 < equal <= len(shares) else None,
+        reading=words + (again if not automatic else ""),
+    )
+
+
+def _leading_name(rest: str, known: Mapping[str, set[str]]) -> str:
+    """The table or alias that ``rest`` begins with: names may hold spaces and are never quoted here."""
+    lower = rest.lower()
+    fitting = [name for name in known if lower == name or lower.startswith(name + " ")]
+    if fitting:
+        name = rest[: len(max(fitting, key=len))]
+        # Before SQLite 3.36: "SCAN TABLE keyword AS k".
+        alias = re.match(r" AS (\S+)", rest[len(name) :])
+        return name + alias[0] if alias else name
+    return re.split(r" (?:USING|VIRTUAL TABLE) ", rest, maxsplit=1)[0]
+
+
+_WORK: tuple[tuple[str, str], ...] = (
+    (r"USE TEMP B-TREE FOR ORDER BY", "sorts in a temporary B-tree"),
+    (r"USE TEMP B-TREE FOR (?:RIGHT PART|LAST .*) OF ORDER BY", "sorts partly, in a temporary B-tree"),
+    (r"USE TEMP B-TREE FOR GROUP BY", "sorts for GROUP BY in a temporary B-tree"),
+    (r"USE TEMP B-TREE FOR (.*)", r"keeps what it has seen in a temporary B-tree, for \1"),
+    (r"CO-ROUTINE (.*)", r"runs \1 row by row:"),
+    (r"MATERIALIZE (.*)", r"computes \1 once and keeps it:"),
+    (r"CORRELATED LIST SUBQUERY .*", "makes a list again for each row:"),
+    (r"CORRELATED SCALAR SUBQUERY .*", "runs a subquery again for each row:"),
+    (r"(?:LIST|ROWSET) SUBQUERY .*", "makes a list once:"),
+    (r"SCALAR SUBQUERY .*", "runs a subquery once:"),
+    (r"COMPOUND QUERY", "combines several SELECTs:"),
+    (r"LEFT-MOST SUBQUERY", "the first SELECT:"),
+    (r"UNION ALL", "and all rows of the next:"),
+    (r"(UNION|INTERSECT|EXCEPT) USING TEMP B-TREE", r"\1 with the next, in a temporary B-tree:"),
+    (r"MERGE \((.*)\)", r"merges two sorted SELECTs (\1):"),
+    (r"LEFT", "the one:"),
+    (r"RIGHT", "the other:"),
+    (r"MULTI-INDEX OR", "looks in an index for each side of OR:"),
+    (r"INDEX (\d+)", r"side \1:"),
+    (r"SETUP", "the first rows:"),
+    (r"RECURSIVE STEP", "rows from the rows before:"),
+    (r"SCAN CONSTANT ROW|SCAN \d+ CONSTANT ROWS", "reads no table"),
+    (r"BLOOM FILTER ON (\S+).*", r"skips rows of \1 early by a Bloom filter"),
+)
+
+
+def _work(detail: str) -> tuple[str, bool]:
+    """What a step that reads no table does, in words, and whether it sorts."""
+    for pattern, words in _WORK:
+        match = re.fullmatch(pattern, detail)
+        if match:
+            return match.expand(words), words.startswith("sorts")
+    return detail.lower(), False
+
+
+def _unquoted(name: str) -> str:
+    mark = name[-1]
+    return name[1:-1].replace(mark * 2, mark).lower()
