@@ -121,7 +121,7 @@ class Backups:
         with self._repository.changing("a check", self._clock()) as lock:
             self._check_space(self.folder, entry.record.source_bytes, "checking it")
             try:
-                proof = self._stage(entry, self._repository.scratch / "database", lock, thorough=thorough)
+                proof = self._stage(entry, lock, self._scratch(thorough=thorough))
                 if proof["faults"]:
                     raise self._damaged_before(proof)
             except BackupError as error:
@@ -143,13 +143,13 @@ class Backups:
         is written its state is backed up, and proved: the way back. After a RestoreError all is as it was.
         """
         entry = self._chosen(id_or_time)
-        started = time.monotonic()
+        started, target = time.monotonic(), self.name if to is None else str(to)
+        safety: BackupRecord | None = None
         try:
-            if to is not None:
-                self._restore_to(entry, Path(to).absolute(), dry_run)
-                safety, target = None, str(to)
+            if to is None:
+                safety, faults = self._restore_live(entry, dry_run)
             else:
-                safety, target = self._restore_live(entry, dry_run), self.name
+                faults = self._restore_to(entry, Path(to).absolute(), dry_run)
         except RestoreError:
             raise
         except DBOptError as error:
@@ -157,7 +157,7 @@ class Backups:
         except OSError as error:
             told = errand.explain(error)
             raise RestoreError(str(told.args[0]), hint=told.hint) from error
-        done = Restored(entry.record, target, safety, time.monotonic() - started, dry_run)
+        done = Restored(entry.record, target, safety, time.monotonic() - started, dry_run, tuple(faults))
         if not dry_run:
             log.warning("backup %s of %s was restored to %s", entry.record.id, self.name, target)
             self._emit("restore_finished", database=self.name, backup=entry.record, target=target)
@@ -196,7 +196,7 @@ class Backups:
             "txid": txid,
             "taken_at": taken_at,
             "compression": self._compression,
-            **({"scratch": str(self._repository.scratch / "database"), "thorough": False} if proving else {}),
+            **(self._scratch(thorough=False) if proving else {}),
         }
         answer = self._run(job, size, lock)
         captured, proof = answer["captured"], answer.get("proof")
@@ -227,35 +227,37 @@ class Backups:
         record = choose([entry.record for entry in entries], wish)
         return next(entry for entry in entries if entry.record.id == record.id)
 
-    def _restore_to(self, entry: Entry, target: Path, dry_run: bool) -> None:
+    def _restore_to(self, entry: Entry, target: Path, dry_run: bool) -> Sequence[str]:
         check_target(target)
         self._check_space(target.parent, entry.record.source_bytes, "restoring it")
         staged = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
-            self._stage(entry, staged, None)
+            proof = self._stage(entry, None, {"scratch": str(staged), "thorough": False, "sync": True})
             if not dry_run:
                 put(staged, target)
         finally:
             staged.unlink(missing_ok=True)
+        faults: Sequence[str] = proof["faults"]
+        return faults
 
-    def _restore_live(self, entry: Entry, dry_run: bool) -> BackupRecord | None:
+    def _restore_live(self, entry: Entry, dry_run: bool) -> tuple[BackupRecord | None, Sequence[str]]:
         if not self.live:
-            raise RestoreError(
-                "no live database was named", hint="restore to a file with --to, or give --database"
-            )
+            raise RestoreError("no live database was named", hint="restore with --to, or give --database")
         with self._repository.changing("a restore", self._clock()) as lock:
             self._check_space(self.folder, entry.record.source_bytes, "restoring it")
-            staged = self.folder / ".staged.tmp"
-            try:
-                self._stage(entry, staged, lock)
-                if dry_run:
-                    return None
-                safety = self._safety(lock)
-                limit = self._limit(entry.record.source_bytes)
-                self._snapshotter.load(staged, deadline=limit)
-            finally:
-                staged.unlink(missing_ok=True)
-        return safety
+            scratch = self._scratch(thorough=False)
+            staged = Path(scratch["scratch"])
+            faults = self._stage(entry, lock, scratch)["faults"]
+            if faults and entry.record.kind != "safety":  # a safety backup is the way back, whatever it holds
+                raise RestoreError(
+                    f"its database is damaged: {faults[0]}", hint="restore with --to and repair it"
+                )
+            if dry_run:
+                return None, faults
+            kept = staged.rename(staged.with_name("staged"))
+            safety = self._safety(lock)
+            self._snapshotter.load(kept, deadline=self._limit(entry.record.source_bytes))
+        return safety, faults
 
     def _safety(self, lock: int) -> BackupRecord | None:
         try:
@@ -265,15 +267,15 @@ class Backups:
         label = "before a restore"
         return self._take("safety", label, lock, proving=True, damaged=True)
 
-    def _stage(
-        self, entry: Entry, target: Path, lock: int | None, *, thorough: bool = False
-    ) -> dict[str, Any]:
+    def _scratch(self, *, thorough: bool) -> dict[str, Any]:
+        return {"scratch": str(self._repository.scratch / "database"), "thorough": thorough, "sync": False}
+
+    def _stage(self, entry: Entry, lock: int | None, scratch: Mapping[str, Any]) -> dict[str, Any]:
         job = {
             "files": [str(path) for path in self._repository.chain(entry)],
             "digest": entry.digest,
             "content": entry.content,
-            "scratch": str(target),
-            "thorough": thorough,
+            **scratch,
         }
         proof: dict[str, Any] = self._run(job, entry.record.source_bytes, lock)["proof"]
         return proof

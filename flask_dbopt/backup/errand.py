@@ -16,9 +16,10 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from flask_dbopt.backup.take import capture
@@ -88,7 +89,7 @@ def _answer(out: bytes) -> dict[str, Any]:
     return answer
 
 
-def do(job: Mapping[str, Any], still_wanted: Callable[[], None]) -> dict[str, Any]:
+def do(job: Mapping[str, Any]) -> dict[str, Any]:
     """Capture, prove, or both. The answer holds ``captured`` and ``proof`` as far as they were asked for."""
     snapshotter = _engine(job["recipe"])
     answer: dict[str, Any] = {}
@@ -101,16 +102,14 @@ def do(job: Mapping[str, Any], still_wanted: Callable[[], None]) -> dict[str, An
             txid=job["txid"],
             taken_at=job["taken_at"],
             compression=job["compression"],
-            still_wanted=still_wanted,
         )
         answer["captured"] = asdict(captured)
         files, digest, content = [Path(job["capture"])], captured.digest, captured.content
     if "scratch" in job:
-        still_wanted()
         target = Path(job["scratch"])
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        thorough = job["thorough"]
-        proof = prove(snapshotter, files, target, digest=digest, content=content, thorough=thorough)
+        wishes = {"thorough": job["thorough"], "sync": job["sync"]}
+        proof = prove(snapshotter, files, target, digest=digest, content=content, **wishes)
         answer["proof"] = asdict(proof)
     return answer
 
@@ -132,12 +131,15 @@ def _engine(recipe: Mapping[str, Any]) -> Snapshotter:
     return rebuilt
 
 
-def _guard(job: Mapping[str, Any]) -> Callable[[], None]:
-    def still_wanted() -> None:
+def _end_with_parent(job: Mapping[str, Any]) -> None:
+    """Look once a second whether anybody still waits for us; a killed parent cannot tell."""
+
+    def look(signum: int, frame: FrameType | None) -> None:
         if os.getppid() != job["parent"] or time.time() > job["until"]:
             os._exit(1)
 
-    return still_wanted
+    signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, 1.0, 1.0)
 
 
 def main() -> None:
@@ -145,8 +147,9 @@ def main() -> None:
     with contextlib.suppress(OSError):
         os.nice(5)
     job = json.load(sys.stdin)
+    _end_with_parent(job)
     try:
-        answer = do(job, _guard(job))
+        answer = do(job)
     except DBOptError as error:
         answer = {"error": str(error.args[0]), "hint": error.hint}
     except OSError as error:

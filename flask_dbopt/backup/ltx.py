@@ -254,8 +254,8 @@ def read_header(path: Path) -> Header:
         return Reader(stream, path.name).header
 
 
-def unpack(files: Sequence[Path], target: Path) -> tuple[Header, list[str]]:
-    """Write the database that ``files`` make, in this order, to the new file ``target``, and sync it.
+def unpack(files: Sequence[Path], target: Path, *, sync: bool = True) -> tuple[Header, list[str]]:
+    """Write the database that ``files`` make, in this order, to the new file ``target``.
 
     Returns the last file's header and each file's SHA-256; by then every byte of every file was checked.
     """
@@ -280,7 +280,8 @@ def unpack(files: Sequence[Path], target: Path) -> tuple[Header, list[str]]:
             previous = header
         if previous is None:
             raise BackupError("there is nothing to restore from", hint=_DAMAGED)
-        os.fsync(database.fileno())
+        if sync:
+            os.fsync(database.fileno())
     return previous, digests
 
 

@@ -18,6 +18,8 @@ from flask_dbopt.backup import ltx
 from flask_dbopt.errors import BackupError
 
 CATALOG = "catalog.json"
+_LOCK_ATTEMPTS = 5
+"""Whoever only asks who is busy holds the lock for microseconds; that must not look like a busy folder."""
 FORMAT = 1
 """The catalog's version. A newer one than this is read by nobody here, and changed by nobody here."""
 
@@ -158,7 +160,7 @@ class Repository:
     def changing(self, deed: str, now: float) -> Iterator[int]:
         """Hold the folder against every other process and thread; yields the descriptor a child may inherit.
 
-        What an earlier holder left half-done is swept first. Never waits: a BackupError names the holder.
+        What an earlier holder left half-done is swept first. Does not wait: a BackupError names the holder.
         """
         descriptor = self._lock()
         try:
@@ -195,7 +197,8 @@ class Repository:
         os.utime(temporary, (entry.record.taken_at,) * 2)  # Litestream's point-in-time restore goes by this
         temporary.rename(entry.record.path)
         sync_folder(Path(entry.record.path).parent)
-        self._write(self._settled())
+        with contextlib.suppress(OSError):  # it counts already; the next change tidies this
+            self._write(self._settled())
 
     def update(self, record: BackupRecord) -> None:
         """Note what a later check found."""
@@ -228,12 +231,13 @@ class Repository:
                 f"cannot write to the backup folder {self.folder}: {error.strerror}",
                 hint="set DBOPT_BACKUP_DIR to a folder this user may write to",
             ) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise self._busy() from None
-        return descriptor
+        for _ in range(_LOCK_ATTEMPTS):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return descriptor
+            time.sleep(0.01)
+        os.close(descriptor)
+        raise self._busy()
 
     def _busy(self) -> BackupError:
         holder = self.holder() or {}

@@ -23,6 +23,8 @@ class Restored:
     """The way back: the state just before. None for a restore to a file, and where there was no state."""
     seconds: float
     dry_run: bool = False
+    faults: tuple[str, ...] = ()
+    """What the engine finds wrong with it: the database was damaged already when it was backed up."""
 
 
 def choose(records: Sequence[BackupRecord], wish: str | float | datetime) -> BackupRecord:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from flask_dbopt.backup import ltx
 from flask_dbopt.engines.protocol import Snapshotter
-
-_PAGES_BETWEEN_LOOKS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +28,8 @@ def capture(
     txid: int,
     taken_at: float,
     compression: bool,
-    still_wanted: Callable[[], None],
 ) -> Captured:
-    """Write every page of the newest committed state to the new file ``target``, and sync it.
-
-    ``still_wanted`` is called every few hundred pages and raises to stop.
-    """
+    """Write every page of the newest committed state to the new file ``target``, and sync it."""
     with snapshotter.pin() as snapshot:
         header = ltx.Header(snapshot.page_size, snapshot.page_count, 1, txid, taken_at)
         skipped = ltx.lock_page(snapshot.page_size)
@@ -44,8 +37,6 @@ def capture(
         with os.fdopen(descriptor, "wb", buffering=1 << 20) as stream:
             writer = ltx.Writer(stream, header, compression=compression)
             for number in range(1, snapshot.page_count + 1):
-                if number % _PAGES_BETWEEN_LOOKS == 0:
-                    still_wanted()
                 if number != skipped:
                     writer.add(number, snapshot.page(number))
             written = writer.finish()

@@ -34,15 +34,17 @@ def prove(
     digest: str,
     content: str,
     thorough: bool,
+    sync: bool,
 ) -> Proof:
     """Restore ``files`` to the new file ``target`` and check it; the caller keeps or deletes it.
 
     ``digest`` and ``content`` are SHA-256 of the last file and of the database, empty where unknown.
+    ``sync`` makes the result last; scratch needs none.
     Raises BackupError when a file is damaged or something else came out than went in.
     """
     target.unlink(missing_ok=True)
     try:
-        header, digests = ltx.unpack(files, target)
+        header, digests = ltx.unpack(files, target, sync=sync)
     except FileNotFoundError as error:
         raise BackupError(f"{Path(error.filename).name} is gone", hint=_HINT) from error
     name = files[-1].name

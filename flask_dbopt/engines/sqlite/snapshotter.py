@@ -200,20 +200,10 @@ class SQLiteSnapshotter:
         return os.path.realpath(self.path)
 
     def _open(self, path: str) -> sqlite3.Connection:
-        try:
-            return self._connect(path, "rw")
-        except sqlite3.OperationalError:
-            return self._connect(path, "ro")
-
-    def _connect(self, path: str, mode: str) -> sqlite3.Connection:
-        uri = f"file:{quote(path)}?mode={mode}"
+        """Writable where the file is: what a dead process left half-done must be rolled back first."""
+        uri = f"file:{quote(path)}?mode=rw"
         connection = sqlite3.connect(uri, uri=True, timeout=self._busy_timeout, isolation_level=None)
-        try:
-            connection.execute("PRAGMA query_only=ON")
-            connection.execute("PRAGMA wal_autocheckpoint=0")
-        except BaseException:
-            connection.close()
-            raise
+        connection.execute("PRAGMA query_only=ON")
         return connection
 
     def _pinned(self, connection: sqlite3.Connection, path: str, file: int) -> PinnedPages | EmptyPages:
