@@ -1,8 +1,8 @@
 """Query results that are served only while they are true: look, keep, forget.
 
 The promise: what is served is never older than the last commit visible when the look-up began, whichever
-process made it. Each entry carries the watcher's token of the state it was read from: it is served only if the
-token read *during* the look-up is equal, and kept only if the one read before its query equals the one after.
+process made it. Each entry carries the watcher's token of the state it was read from. It is served only if
+the token read *during* the look-up is equal, and kept only if the one before its query equals the one after.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from flask_dbopt.sql.fingerprint import fingerprint
 
 # No row takes less than this, so a result within its byte limit cannot have more rows.
 _LEAST_ROW: Final = 64
+_IDLE: Final = 300.0
 
 _bypassed: ContextVar[tuple[Cache, ...]] = ContextVar("flask_dbopt_cache_bypassed", default=())
 
@@ -123,6 +124,8 @@ class Shelf:
         self._admission = Admission(self._cache._clock)
         self._doorkeeper = Doorkeeper(4 * self._cache._store.max_entries, self._cache._clock)
         self._used = False
+        self._idle_since: float | None = None
+        """The sweep that last found it used; None while it watches nothing."""
 
     def look(
         self, sql: str, parameters: Any, factories: Hashable, identity: Identity | None = None
@@ -244,16 +247,18 @@ class Shelf:
         if dropped:
             cache._emit("cache_invalidated", database=self.database, entries=dropped)
 
-    def _sweep(self) -> None:
-        """Drop what became untrue; a shelf that nobody used since the last sweep lets go of its file."""
-        used, self._used = self._used, False
-        if used:
-            token = self._watcher.token()
-            if token is not None:
-                self._drop_untrue(token)
-        else:
+    def _sweep(self, now: float) -> None:
+        """Drop what became untrue; a shelf that nobody used for long lets go of its file."""
+        if self._used:
+            self._used, self._idle_since = False, now
+        if self._idle_since is None:
+            return
+        if now - self._idle_since >= _IDLE:
+            self._idle_since = None
             self._watcher.close()
             self._drop_untrue(None)
+        elif (token := self._watcher.token()) is not None:
+            self._drop_untrue(token)
 
 
 class Cache:
@@ -338,7 +343,7 @@ class Cache:
         with self._lock:
             self._store.expire(now)
         for shelf in tuple(self._shelves.values()):
-            shelf._sweep()
+            shelf._sweep(now)
 
     def abandon(self) -> None:
         """After a fork, in the child: start empty, counts at zero; inherited handles are left untouched."""
