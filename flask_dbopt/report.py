@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from flask_dbopt.advisor.advisor import Recommendation
 from flask_dbopt.backup.repository import BackupRecord
 from flask_dbopt.cache.cache import CacheStats
+from flask_dbopt.engines.sqlite import maintenance
 from flask_dbopt.monitor.alerts import Alert
 from flask_dbopt.monitor.figures import EndpointFigures, Point, QueryFigures, Worker
 from flask_dbopt.pool.stats import PoolStats
@@ -183,17 +184,17 @@ def _database(
     workers: Sequence[Worker],
     notices: list[str],
 ) -> DatabaseReport:
-    pool = None if one.pool is None else _summed(one.pool.stats(), f"pool.{one.name}.", counters, workers)
-    backups = (
-        () if one.backups is None else _or_notice(one.backups.list, (), f"backups of {one.name}", notices)
-    )
+    pool = _summed(one.pool_stats(), f"pool.{one.name}.", counters, workers) if one.pools else None
+    backups: tuple[BackupRecord, ...] = ()
+    if one.backups is not None:
+        backups = _or_notice(one.backups.list, (), f"backups of {one.name}", notices)
     return DatabaseReport(
         name=one.name,
         kind=one.kind,
         path=None if one.path is None else str(one.path),
         bytes=_size(one.path),
         wal_bytes=None if one.path is None else _size(one.path.with_name(f"{one.path.name}-wal")),
-        journal_mode=None,
+        journal_mode=maintenance.journal_mode(one.path) if one.kind == "sqlite" and one.path else None,
         pool=pool,
         backups=backups,
         next_backup=optimizer.next_backup() if one.backups is not None else None,

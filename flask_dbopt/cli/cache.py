@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flask_dbopt.cli.target import database_option, target
-from flask_dbopt.cli.terminal import Screen, Span, number, share, size, span, verb
+from flask_dbopt.cli.terminal import Screen, length_of_time, number, share, size, span, verb
 from flask_dbopt.errors import DBOptError
 
 if TYPE_CHECKING:
@@ -21,7 +21,10 @@ def command() -> None:
 
 @verb("stats")
 @click.option(
-    "--since", type=Span(), metavar="1h", help="Only the last 30s, 15m, 1h, 7d; else all that is kept."
+    "--since",
+    callback=length_of_time,
+    metavar="1h",
+    help="Only the last 30s, 15m, 1h, 7d; else all that is kept.",
 )
 def stats(screen: Screen, since: float | None) -> None:
     """Hits, misses and size, summed over all workers."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flask_dbopt.cli.terminal import FINDING, FINE, Screen, Span, verb
+from flask_dbopt.cli.terminal import FINDING, FINE, Screen, length_of_time, verb
 
 if TYPE_CHECKING:
     from flask_dbopt.report import Report
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 )
 @click.option("--once", is_flag=True, help="One look, then stop; exits with 1 while an alert is raised.")
 @click.option(
-    "--since", type=Span(), metavar="15m", default="15m", show_default=True, help="How far back to look."
+    "--since",
+    callback=length_of_time,
+    metavar="15m",
+    default="15m",
+    show_default=True,
+    help="How far back to look.",
 )
 @click.option(
     "--limit", type=click.IntRange(1), default=10, show_default=True, help="How many queries and endpoints."

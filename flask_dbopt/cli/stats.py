@@ -6,12 +6,15 @@ import time
 
 import click
 
-from flask_dbopt.cli.terminal import Screen, Span, verb
+from flask_dbopt.cli.terminal import Screen, length_of_time, verb
 
 
 @verb("stats")
 @click.option(
-    "--since", type=Span(), metavar="1h", help="Only the last 30s, 15m, 1h, 7d; else all that is kept."
+    "--since",
+    callback=length_of_time,
+    metavar="1h",
+    help="Only the last 30s, 15m, 1h, 7d; else all that is kept.",
 )
 @click.option(
     "--limit", type=click.IntRange(1), default=10, show_default=True, help="How many queries and endpoints."

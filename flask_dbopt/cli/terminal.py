@@ -241,15 +241,13 @@ def at(moment: float | None) -> str:
     return "–" if moment is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
 
 
-class Span(click.ParamType):
-    """A length of time such as 30s, 15m, 1h, 7d; in seconds."""
-
-    name = "1h"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, (int, float)):
-            return float(value)
-        fits = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", value.strip())
-        if not fits:
-            self.fail(f"{value!r} is not a length of time; write 30s, 15m, 1h or 7d", param, ctx)
-        return float(fits[1]) * _UNITS[fits[2] or "s"]
+def length_of_time(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
+    """An option's callback: 30s, 15m, 1h, 7d as seconds."""
+    if text is None:
+        return None
+    fits = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", text.strip())
+    if not fits:
+        raise click.BadParameter(
+            f"{text!r} is not a length of time; write 30s, 15m, 1h or 7d", context, parameter
+        )
+    return float(fits[1]) * _UNITS[fits[2] or "s"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -97,7 +98,7 @@ _WORDS: Mapping[str, Mapping[str, int]] = {
 
 def condition(path: Path) -> Condition:
     """Look at a database file without changing it. Raises DatabaseUnavailable."""
-    with _opened(path, read_only=True) as connection:
+    with _opened(path, may_only_read=True) as connection:
 
         def value(pragma: str) -> Any:
             return connection.execute(f"PRAGMA {pragma}").fetchone()[0]
@@ -126,7 +127,7 @@ def wal_bytes(path: Path) -> int:
 def analyze(path: Path, *, wait: float) -> tuple[str, ...]:
     """Bring the planner's statistics up to date, with a bounded look at each index; the statements it ran."""
     if sqlite3.sqlite_version_info >= (3, 46):  # the first that looks at tables this connection has not used
-        statements = ("PRAGMA optimize = 0x10002",)
+        statements: tuple[str, ...] = ("PRAGMA optimize = 0x10002",)
     else:
         statements = (f"PRAGMA analysis_limit = {_STATISTICS_ROWS}", "ANALYZE")
     with _opened(path, wait) as connection:
@@ -168,16 +169,30 @@ def announce(path: Path, *, wait: float) -> None:
         connection.execute("COMMIT")
 
 
+def journal_mode(path: Path) -> str | None:
+    """The file's journal mode, such as "wal"; None when it cannot be asked now."""
+    try:
+        with _opened(path, 0.0, may_only_read=True) as connection:
+            mode: str = connection.execute("PRAGMA journal_mode").fetchone()[0]
+            return mode
+    except (sqlite3.Error, DatabaseUnavailable):
+        return None
+
+
 @contextmanager
-def _opened(path: Path, wait: float = 5.0, *, read_only: bool = False) -> Iterator[sqlite3.Connection]:
-    """A connection of its own that neither creates a file nor begins transactions by itself."""
-    uri = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rw'}"
+def _opened(path: Path, wait: float = 5.0, *, may_only_read: bool = False) -> Iterator[sqlite3.Connection]:
+    """A connection of its own that neither creates a file nor begins transactions by itself.
+
+    It is opened for writing where possible: one that may only read leaves -wal and -shm files behind.
+    """
+    writable = not may_only_read or os.access(path, os.W_OK)
+    uri = f"{path.absolute().as_uri()}?mode={'rw' if writable else 'ro'}"
     try:
         connection = sqlite3.connect(uri, uri=True, timeout=wait, isolation_level=None)
     except sqlite3.OperationalError as error:
         raise DatabaseUnavailable(
             f"{path} cannot be opened: {error}",
-            hint="is there such a file, and may this user " + ("read it?" if read_only else "write to it?"),
+            hint="is there such a file, and may this user open it?",
         ) from error
     try:
         yield connection
