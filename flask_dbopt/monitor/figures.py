@@ -1,4 +1,4 @@
-"""The figures the monitor hands out, one frozen record a kind: durations in milliseconds, times in unix seconds."""
+"""The figures the monitor gives, a frozen record a kind: durations in milliseconds, times in unix seconds."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 class QueryFigures:
     """One statement shape, by pg_stat_statements' names, summed over all workers.
 
-    The times are those of runs in the database (``calls - cache_hits`` of them): an answer from the cache counts
-    as a call and as a cache hit, but its time would only hide what the statement costs when it does run.
+    The times are those of runs in the database (``calls - cache_hits`` of them): an answer from the cache
+    counts as a call and as a cache hit, but its time would only hide what the statement costs when it runs.
     """
 
     id: str
@@ -40,7 +40,7 @@ class QueryFigures:
 
 @dataclass(frozen=True, slots=True)
 class EndpointFigures:
-    """What one endpoint's requests cost; ``errors`` are those that raised or answered with status 500 and up."""
+    """What one endpoint's requests cost; ``errors`` raised or answered with status 500 and up."""
 
     endpoint: str
     calls: int

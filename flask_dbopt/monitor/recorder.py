@@ -22,7 +22,7 @@ def _nothing() -> None:
 
 
 class Recorder:
-    """Collects records of statements, by request where there is one. Threads share it: an append is atomic."""
+    """Collects records of statements, by request if there is one. Threads share it: an append is atomic."""
 
     __slots__ = ("_spilling", "_timer", "finished", "full", "loose", "pending")
 

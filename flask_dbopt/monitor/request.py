@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any
 
-#: One run of a statement: ``[sql, seconds, rows, error, cached]``. A list, because the rows and the time of a
-#: later ``fetchall`` are added to it. ``rows`` is -1 while unknown, ``error`` an exception's class name or None.
+#: One run of a statement: ``[sql, seconds, rows, error, cached]``. A list, because the rows and the time of
+#: a later ``fetchall`` are added. ``rows`` is -1 while unknown, ``error`` an exception's class name or None.
 Record = list[Any]
 
 
@@ -27,5 +27,5 @@ class RequestCost:
         self.status: int | None = None
 
 
-#: The request being served in this context; a thread that a request starts has none unless it copies its context.
+#: The request being served in this context; a thread a request starts has none, unless it copies the context.
 CURRENT: ContextVar[RequestCost | None] = ContextVar("flask_dbopt_request", default=None)

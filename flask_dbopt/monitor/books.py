@@ -1,0 +1,225 @@
+"""The shared ledger and what stands in for it: figures are kept in memory while the file cannot be used."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from flask_dbopt.monitor.alerts import Alert
+from flask_dbopt.monitor.figures import Worker
+from flask_dbopt.monitor.ledger import (
+    Ledger,
+    LedgerBrokenError,
+    LedgerBusyError,
+    LedgerError,
+)
+from flask_dbopt.monitor.tally import Statements, Steps, Tally, merge_statements, merge_steps
+
+log = logging.getLogger("flask_dbopt.monitoring")
+
+#: Seconds between two tries of a file that could not be used.
+RETRY = 30.0
+#: Seconds for which a tally waits for other writers before it goes to memory.
+LONGEST_WAIT = 60.0
+#: Ledgers that one process sets aside before it leaves the file alone.
+MOST_ASIDE = 3
+#: Bytes that the figures may take on disk, and in memory where there is no file.
+DISK_LIMIT, MEMORY_LIMIT = 64 << 20, 8 << 20
+
+T = TypeVar("T")
+
+
+class Books:
+    """Every figure that was flushed, wherever it is kept. A faulty file is no error here; any thread may call."""
+
+    def __init__(self, path: Path | None, *, keep_seconds: float, disk_limit: int = DISK_LIMIT) -> None:
+        self._disk = None if path is None else Ledger(path)
+        self._memory = Ledger(None)
+        self._memory_used = path is None
+        self._keep_seconds = keep_seconds
+        self._disk_limit = disk_limit
+        self._lock = threading.RLock()
+        self._problem = "" if path is not None else "there is no state folder"
+        self._aside: list[Path] = []
+        self._retry_at = 0.0
+        self._busy_since: float | None = None
+
+    def flush(self, tally: Tally, worker: Worker | None, now: float, *, patient: bool = True) -> bool:
+        """Add a tally where it can be kept. False: others were writing all the time, so offer it again."""
+        with self._lock:
+            try:
+                if (disk := self._usable(now)) is not None:
+                    self._on_disk(disk, lambda disk: self._write(disk, tally, worker, now))
+                    return True
+            except LedgerBusyError:
+                self._busy_since = now if self._busy_since is None else min(self._busy_since, now)
+                if patient and now - self._busy_since < LONGEST_WAIT:
+                    return False
+            except LedgerError as error:
+                self._give_up(error, now)
+            self._memory_used = True
+            self._memory.write(tally, worker)
+            self._memory.maintain(now, keep_seconds=self._keep_seconds, limit=MEMORY_LIMIT)
+            return True
+
+    def _write(self, disk: Ledger, tally: Tally, worker: Worker | None, now: float) -> None:
+        disk.write(tally, worker)
+        # From here on the tally is kept; trouble with the rest must not count it twice.
+        self._problem, self._busy_since = "", None
+        try:
+            if self._memory_used:
+                disk.absorb(self._memory)
+                self._memory.close()
+                self._memory_used = False
+            disk.maintain(now, keep_seconds=self._keep_seconds, limit=self._disk_limit)
+        except LedgerBusyError:
+            pass
+        except LedgerBrokenError as error:
+            self._set_aside(disk, error)
+        except LedgerError as error:
+            self._give_up(error, now)
+
+    def queries(self, since: float) -> Statements:
+        """The statements of the slots that reach beyond ``since``."""
+        found: Statements = {}
+        for part in self._each(lambda ledger: ledger.queries(since)):
+            merge_statements(found, part)
+        return found
+
+    def peaks(self, since: float, at_least: float) -> dict[str, float]:
+        """The longest run of each statement that took ``at_least`` seconds once."""
+        found: dict[str, float] = {}
+        for part in self._each(lambda ledger: ledger.peaks(since, at_least)):
+            for query, seconds in part.items():
+                found[query] = max(seconds, found.get(query, 0.0))
+        return found
+
+    def endpoints(self, since: float, base: int = 0, width: int = 1 << 60) -> Steps:
+        """The sums by step of ``width`` seconds from ``base`` on, and by endpoint."""
+        found: Steps = {}
+        for part in self._each(lambda ledger: ledger.endpoints(since, base, width)):
+            merge_steps(found, part)
+        return found
+
+    def counters(self, since: float, base: int = 0, width: int = 1 << 60) -> dict[tuple[int, str], float]:
+        """The counters in the same manner."""
+        found: dict[tuple[int, str], float] = {}
+        for part in self._each(lambda ledger: ledger.counters(since, base, width)):
+            for key, amount in part.items():
+                found[key] = found.get(key, 0) + amount
+        return found
+
+    def first_slot(self) -> int | None:
+        """Where the oldest slot starts."""
+        return min((s for s in self._each(Ledger.first_slot) if s is not None), default=None)
+
+    def workers(self) -> list[Worker]:
+        """Every worker that flushed lately, whether it lives or not."""
+        newest: dict[str, Worker] = {}
+        for part in self._each(Ledger.workers):
+            for worker in part:
+                if worker.id not in newest or worker.heartbeat > newest[worker.id].heartbeat:
+                    newest[worker.id] = worker
+        return list(newest.values())
+
+    def alerts(self) -> list[Alert]:
+        """Every alert that is kept, the newest first."""
+        found = {(a.rule, a.subject, a.raised_at): a for part in self._each(Ledger.alerts) for a in part}
+        return sorted(found.values(), key=lambda alert: -alert.raised_at)
+
+    def save(self, alert: Alert, now: float) -> None:
+        """Keep an alert, or its later state."""
+        with self._lock:
+            try:
+                if (disk := self._usable(now)) is not None:
+                    self._on_disk(disk, lambda disk: disk.save(alert))
+                    return
+            except LedgerBusyError:
+                pass
+            except LedgerError as error:
+                self._give_up(error, now)
+            self._memory_used = True
+            self._memory.save(alert)
+
+    def reset(self) -> None:
+        """Forget every figure. Raises LedgerError where the file will not have it."""
+        with self._lock:
+            if self._memory_used:
+                self._memory.reset()
+            if self._disk is not None:
+                self._on_disk(self._disk, Ledger.reset)
+
+    def leave(self, worker_id: str) -> None:
+        """The worker is gone; its counts stay."""
+        with self._lock:
+            if self._disk is not None and not self._problem:
+                try:
+                    self._disk.leave(worker_id)
+                except LedgerError:
+                    return  # its row grows old and is cleared away
+
+    def notices(self) -> list[str]:
+        """What is wrong with the file, as sentences for people."""
+        told = []
+        if self._problem:
+            told.append(f"figures are kept in memory and cover this process alone: {self._problem}")
+        told += [f"a broken ledger was set aside as {aside}; counting began anew" for aside in self._aside]
+        return told
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            if self._disk is not None:
+                self._disk.close()
+            self._memory.close()
+
+    def abandon(self) -> None:
+        """After a fork, in the child: new lock, new handles, nothing in memory."""
+        self._lock = threading.RLock()
+        for ledger in (self._disk, self._memory):
+            if ledger is not None:
+                ledger.abandon()
+        self._memory_used = self._disk is None
+        self._busy_since = None
+
+    def _usable(self, now: float) -> Ledger | None:
+        """The file, unless it failed a short while ago."""
+        return None if self._problem and 0 <= self._retry_at - now <= RETRY else self._disk
+
+    def _give_up(self, error: LedgerError, now: float) -> None:
+        if not self._problem:
+            log.warning("figures are kept in memory: %s", error)
+        self._problem = str(error)
+        self._retry_at = now + RETRY
+
+    def _on_disk(self, disk: Ledger, use: Callable[[Ledger], T]) -> T:
+        """Use the file; one that is found broken is set aside, and the new one is used."""
+        try:
+            return use(disk)
+        except LedgerBrokenError as error:
+            self._set_aside(disk, error)
+            return use(disk)
+
+    def _set_aside(self, disk: Ledger, error: LedgerBrokenError) -> None:
+        if len(self._aside) >= MOST_ASIDE:
+            raise LedgerError(f"it broke {MOST_ASIDE} times: {error}") from error
+        aside = disk.set_aside()
+        if aside is not None:
+            log.warning("the ledger was broken (%s) and is set aside as %s", error, aside)
+            self._aside.append(aside)
+
+    def _each(self, read: Callable[[Ledger], T]) -> list[T]:
+        """What the file tells, and what memory holds. A file that cannot be read tells nothing."""
+        parts: list[T] = []
+        with self._lock:
+            if self._disk is not None:
+                try:
+                    parts.append(self._on_disk(self._disk, read))
+                except LedgerError as error:
+                    self._problem = self._problem or str(error)
+            if self._memory_used:
+                parts.append(read(self._memory))
+        return parts

@@ -1,0 +1,119 @@
+"""The ledger's tables and the statements that fill, read and thin them: SQL text and nothing else.
+
+Every figure lies in one slot of one resolution. New figures go into the finest; old slots are added up into
+the next coarser one. So a sum over all resolutions counts everything once, whenever it is taken.
+"""
+
+# ruff: noqa: S608 - every part that is put together here is a constant of this file
+
+from __future__ import annotations
+
+#: "DBop": tells our ledger from somebody else's database that has its name.
+APPLICATION = 0x44426F70
+VERSION = 1
+
+#: Seconds a slot covers, and how long such slots stay before they are added up into coarser ones.
+RESOLUTIONS: tuple[tuple[int, float], ...] = (
+    (10, 15 * 60),
+    (60, 3 * 3600),
+    (600, 36 * 3600),
+    (3600, 8 * 86400),
+    (86400, float("inf")),
+)
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS statement (
+    id TEXT PRIMARY KEY, query TEXT NOT NULL, first_seen REAL NOT NULL, last_seen REAL NOT NULL,
+    place TEXT, endpoints TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS query_slot (
+    resolution INTEGER, start INTEGER, statement TEXT,
+    calls INTEGER NOT NULL, rows INTEGER NOT NULL, errors INTEGER NOT NULL, cache_hits INTEGER NOT NULL,
+    seconds REAL NOT NULL, squares REAL NOT NULL, least REAL NOT NULL, most REAL NOT NULL,
+    histogram BLOB NOT NULL, PRIMARY KEY (resolution, start, statement)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS endpoint_slot (
+    resolution INTEGER, start INTEGER, endpoint TEXT,
+    calls INTEGER NOT NULL, errors INTEGER NOT NULL, queries INTEGER NOT NULL, failures INTEGER NOT NULL,
+    cache_hits INTEGER NOT NULL, seconds REAL NOT NULL, database REAL NOT NULL,
+    histogram BLOB NOT NULL, PRIMARY KEY (resolution, start, endpoint)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS counter_slot (
+    resolution INTEGER, start INTEGER, name TEXT, amount REAL NOT NULL,
+    PRIMARY KEY (resolution, start, name)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS worker (
+    id TEXT PRIMARY KEY, pid INTEGER NOT NULL, host TEXT NOT NULL, started REAL NOT NULL,
+    heartbeat REAL NOT NULL, gauges TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS alert (
+    rule TEXT, subject TEXT, message TEXT NOT NULL, value REAL NOT NULL, threshold REAL NOT NULL,
+    raised_at REAL, resolved_at REAL, PRIMARY KEY (rule, subject, raised_at)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS mark (name TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
+"""
+
+ADD_STATEMENT = """
+INSERT INTO statement VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+    first_seen = min(first_seen, excluded.first_seen), last_seen = max(last_seen, excluded.last_seen),
+    place = coalesce(place, excluded.place), endpoints = merged_names(endpoints, excluded.endpoints)
+"""
+_ON_QUERY = """ ON CONFLICT DO UPDATE SET
+    calls = calls + excluded.calls, rows = rows + excluded.rows, errors = errors + excluded.errors,
+    cache_hits = cache_hits + excluded.cache_hits, seconds = seconds + excluded.seconds,
+    squares = squares + excluded.squares, least = min(least, excluded.least), most = max(most, excluded.most),
+    histogram = merged_histogram(histogram, excluded.histogram)
+"""
+_ON_ENDPOINT = """ ON CONFLICT DO UPDATE SET
+    calls = calls + excluded.calls, errors = errors + excluded.errors, queries = queries + excluded.queries,
+    failures = failures + excluded.failures, cache_hits = cache_hits + excluded.cache_hits,
+    seconds = seconds + excluded.seconds, database = database + excluded.database,
+    histogram = merged_histogram(histogram, excluded.histogram)
+"""
+_ON_COUNTER = " ON CONFLICT DO UPDATE SET amount = amount + excluded.amount"
+
+ADD_QUERY = f"INSERT INTO query_slot VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) {_ON_QUERY}"
+ADD_ENDPOINT = f"INSERT INTO endpoint_slot VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) {_ON_ENDPOINT}"
+ADD_COUNTER = f"INSERT INTO counter_slot VALUES (?, ?, ?, ?) {_ON_COUNTER}"
+ADD_WORKER = "INSERT OR REPLACE INTO worker VALUES (?, ?, ?, ?, ?, ?)"
+ADD_ALERT = "INSERT OR REPLACE INTO alert VALUES (?, ?, ?, ?, ?, ?, ?)"
+
+_QUERY_SUMS = """sum(calls), sum(rows), sum(errors), sum(cache_hits), sum(seconds), sum(squares),
+    min(least), max(most), histograms(histogram)"""
+_ENDPOINT_SUMS = """sum(calls), sum(errors), sum(queries), sum(failures), sum(cache_hits), sum(seconds),
+    sum(database), histograms(histogram)"""
+
+#: Each turns the slots of resolution ``:fine`` that start before ``:before`` into slots of ``:coarse``.
+ROLL_UP = tuple(
+    f"INSERT INTO {table} SELECT :coarse, start - start % :coarse, {name}, {sums} FROM {table}"
+    f" WHERE resolution = :fine AND start < :before GROUP BY 2, 3 {conflict}"
+    for table, name, sums, conflict in (
+        ("query_slot", "statement", _QUERY_SUMS, _ON_QUERY),
+        ("endpoint_slot", "endpoint", _ENDPOINT_SUMS, _ON_ENDPOINT),
+        ("counter_slot", "name", "sum(amount)", _ON_COUNTER),
+    )
+)
+SLOTS = ("query_slot", "endpoint_slot", "counter_slot")
+DROP_ROLLED_UP = tuple(f"DELETE FROM {table} WHERE resolution = :fine AND start < :before" for table in SLOTS)
+DROP_BEFORE = tuple(f"DELETE FROM {table} WHERE start < :before" for table in SLOTS)
+DROP_UNUSED = "DELETE FROM statement WHERE id NOT IN (SELECT statement FROM query_slot)"
+DROP_ALL = (*(f"DELETE FROM {table}" for table in SLOTS), "DELETE FROM statement")
+
+READ_QUERIES = f"""
+SELECT statement.id, query, first_seen, last_seen, endpoints, place, {_QUERY_SUMS}
+FROM query_slot JOIN statement ON statement.id = query_slot.statement
+WHERE start + resolution > ? GROUP BY statement.id
+"""
+READ_PEAKS = """
+SELECT query, max(most) FROM query_slot JOIN statement ON statement.id = query_slot.statement
+WHERE start + resolution > ? AND most >= ? GROUP BY statement.id
+"""
+READ_ENDPOINTS = f"""
+SELECT (start - :base) / :width, endpoint, {_ENDPOINT_SUMS} FROM endpoint_slot
+WHERE start + resolution > :since GROUP BY 1, 2
+"""
+READ_COUNTERS = """
+SELECT (start - :base) / :width, name, sum(amount) FROM counter_slot
+WHERE start + resolution > :since GROUP BY 1, 2
+"""
+READ_FIRST = "SELECT min(start) FROM endpoint_slot"
