@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 from flask_dbopt.admin.desk import Missing, Visit
+from flask_dbopt.report import plain
 from flask_dbopt.settings import SETTINGS
 
 RESOURCES = (
@@ -66,20 +65,6 @@ def answer(visit: Visit, resource: str) -> Any:
     }
     found: dict[str, Any] = plain(parts[resource])
     return found if resource == "report" else {**covered, **found}
-
-
-def plain(value: Any) -> Any:
-    """Records as objects, tuples as arrays; a record's ratios come along."""
-    if is_dataclass(value) and not isinstance(value, type):
-        found = {each.name: plain(getattr(value, each.name)) for each in fields(value)}
-        if hasattr(type(value), "hit_ratio"):
-            found["hit_ratio"] = value.hit_ratio  # type: ignore[union-attr]
-        return found
-    if isinstance(value, Mapping):
-        return {str(name): plain(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(part) for part in value]
-    return value
 
 
 def _query(visit: Visit, query_id: str) -> Any:

@@ -39,7 +39,13 @@ def tiles(visit: Visit) -> list[Tile]:
     """The six figures anybody asks for first."""
     figures, settings = visit.report.overview, visit.settings
     return [
-        Tile("Requests", rate(figures.requests_per_second), f"{count(figures.requests)} in this window"),
+        Tile(
+            "Requests",
+            rate(figures.requests_per_second),
+            f"{count(figures.requests)} in this window"
+            + (f", {count(figures.errors)} failed" if figures.errors else ""),
+            "bad" if figures.errors else "",
+        ),
         Tile("Response time, p95", ms(figures.p95), f"half within {ms(figures.p50)}" if figures.p50 else ""),
         Tile(
             "Time in the database",
@@ -49,9 +55,8 @@ def tiles(visit: Visit) -> list[Tile]:
         Tile(
             "Queries a request",
             decimal(figures.queries_per_request),
-            f"{count(figures.queries)} in all, {count(figures.errors)} failed",
-            "bad" if figures.errors else "",
-            "queries",
+            f"{count(figures.queries)} in all",
+            path="queries",
         ),
         Tile(
             "Cache hit ratio",

@@ -20,7 +20,6 @@ def show(visit: Visit) -> Page:
             "unpooled": [each for each in report.databases if each.pool is None],
             "workers": report.workers,
         },
-        windowed=False,
     )
 
 

@@ -16,7 +16,7 @@ from flask_dbopt.admin.access import Access, Admission, Hook
 from flask_dbopt.admin.desk import WINDOWS, Done, Missing, Page, Visit
 from flask_dbopt.admin.paper import KINDS, render, static_file
 from flask_dbopt.errors import DBOptError
-from flask_dbopt.report import Report
+from flask_dbopt.report import Report, plain
 
 if TYPE_CHECKING:
     from flask_dbopt.optimizer import Optimizer
@@ -70,8 +70,8 @@ def register(
 ) -> Site | None:
     """Add the page to ``app`` at ``settings.admin_url``; None when ``admin_enabled`` is off.
 
-    ``hook`` returns the ``admin_auth`` function that is set at the moment of a request, or None. ``build`` makes
-    a Report; by default ``flask_dbopt.report.build``.
+    ``hook`` returns the ``admin_auth`` function that is set when a request comes, or None. ``build`` makes a
+    Report; by default ``flask_dbopt.report.build``.
     """
     if not optimizer.settings.admin_enabled:
         return None
@@ -160,8 +160,6 @@ class Site:
             raise NotFound
         request.environ[_OURS] = True
         try:
-            if (request.content_length or 0) > LARGEST_FORM:
-                raise RequestEntityTooLarge
             response = self._answer(endpoint, admission)
         except Missing as missing:
             response = self._problem(admission, 404, "Not here", str(missing))
@@ -195,6 +193,8 @@ class Site:
         return response
 
     def _answer(self, endpoint: str, admission: Admission) -> Response:
+        if (request.content_length or 0) > LARGEST_FORM:
+            raise RequestEntityTooLarge
         view = self._views[endpoint]
         if endpoint in ("static", "health", "sign_in"):
             return cast(Response, view(admission, **(request.view_args or {})))
@@ -235,7 +235,7 @@ class Site:
     def _health(self, admission: Admission) -> Response:
         """The word alone for everyone (a load balancer has no token); the reasons for those let in."""
         health = self.optimizer.health()
-        told = live.plain(health) if admission.door == "open" else {"status": health.status}
+        told = plain(health) if admission.door == "open" else {"status": health.status}
         return _json(told, 200 if health.ok else 503)
 
     def _static(self, admission: Admission, name: str) -> Response:
@@ -340,7 +340,7 @@ class Site:
             admission,
             400,
             "That form is no longer good",
-            "it was not sent from this page, or the sign-in has changed since: go back, reload, send it again",
+            "it was not sent from here, or the sign-in has changed since: go back, reload and send it again",
         )
 
     def _problem(self, admission: Admission, status: int, title: str, words: str) -> Response:

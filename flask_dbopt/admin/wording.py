@@ -129,15 +129,15 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _KEYWORDS = frozenset(
-    """select from where and or not in is null like glob between exists case when then else end as on using join
-    left right full inner outer cross natural group by order having limit offset distinct all union intersect
-    except with recursive insert into values update set delete returning replace create unique index table view
-    drop alter add begin commit rollback savepoint release pragma explain analyze asc desc collate over partition
-    conflict do nothing cast if immediate""".split()  # noqa: SIM905 - easier to read than a list
+    """select from where and or not in is null like glob between exists case when then else end as on using
+    join left right full inner outer cross natural group by order having limit offset distinct all union
+    intersect except with recursive insert into values update set delete returning replace create unique index
+    table view drop alter add begin commit rollback savepoint release pragma explain analyze asc desc collate
+    over partition conflict do nothing cast if immediate""".split()  # noqa: SIM905 - easier to read
 )
 _NEW_LINE = frozenset(
-    ("from", "where", "group", "order", "having", "limit", "union", "intersect", "except", "values", "set")
-    + ("returning", "join", "left", "inner", "cross")
+    """from where group order having limit union intersect except values set returning join left inner
+    cross""".split()  # noqa: SIM905 - easier to read
 )
 _JOIN_WORDS = frozenset(("left", "inner", "cross", "outer", "right", "full", "natural"))
 
