@@ -345,6 +345,14 @@ class Cache:
         for shelf in tuple(self._shelves.values()):
             shelf._sweep(now)
 
+    def let_go(self) -> None:
+        """Close every handle until the next look-up; before a fork, and before a file is deleted.
+
+        SQLite believes that it holds the locks of an inherited handle, so a child would take none of its own.
+        """
+        for shelf in tuple(self._shelves.values()):
+            shelf._watcher.close()
+
     def abandon(self) -> None:
         """After a fork, in the child: start empty, counts at zero; inherited handles are left untouched."""
         self._lock = threading.Lock()  # the old one may be held by a thread that did not come along
