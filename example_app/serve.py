@@ -10,7 +10,7 @@ import time
 from types import FrameType
 
 from example_app import DATABASE_NAME, instance_folder
-from example_app.build import BuildError, build, told
+from example_app.build import WORDS, BuildError, build, told
 from example_app.server import Server, ServerError, running
 from example_app.traffic import drive, explore, plan
 
@@ -27,6 +27,14 @@ def wanted_port() -> int:
     text = os.environ.get("PORT", "").strip() or "0"
     if not text.isdigit() or int(text) > 65_535:
         raise ServerError(f"PORT={text} is no port; leave it out for a free one")
+    return int(text)
+
+
+def wanted_words() -> int:
+    """``$OMNI_WORDS`` keywords a language where the data is to be built, else as many as ``build`` takes."""
+    text = os.environ.get("OMNI_WORDS", "").strip() or str(WORDS)
+    if not text.isdigit():
+        raise BuildError(f"OMNI_WORDS={text} is no number; leave it out for {WORDS:,}")
     return int(text)
 
 
@@ -57,7 +65,7 @@ def main() -> int:
     token = (os.environ.get("DBOPT_ADMIN_TOKEN") or secrets.token_urlsafe(16)) if optimize else None
     try:
         port = wanted_port()
-        say(told(build(folder / DATABASE_NAME)))
+        say(told(build(folder / DATABASE_NAME, words=wanted_words())))
         with running(folder, optimize=optimize, port=port, token=token) as server:
             present(server, token)
             while server.process.poll() is None:

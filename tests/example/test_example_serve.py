@@ -81,9 +81,9 @@ def test_the_demonstration_serves_says_where_and_stops_cleanly(instance: Path, m
 def test_the_data_is_built_when_it_is_missing_and_port_is_obeyed(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    process = serve(tmp_path / "new", DBOPT="off", PORT=str(port))
+    process = serve(tmp_path / "new", DBOPT="off", PORT=str(port), OMNI_WORDS="200")
     said = read_until(process, lambda line: "Ctrl-C stops" in line)
-    assert "500,000 keywords" in said
+    assert "2,000 keywords" in said
     assert f"http://127.0.0.1:{port}/" in said
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
@@ -97,10 +97,11 @@ def test_a_port_that_is_taken_or_is_none_is_said(instance: Path) -> None:
     assert process.returncode == 2
     assert "can't be used" in said
     assert "PORT" in said
-    process = serve(instance, DBOPT="off", PORT="http")
-    said, _ = process.communicate(timeout=30)
-    assert process.returncode == 2
-    assert "PORT=http is no port" in said
+    for name in ("PORT", "OMNI_WORDS"):
+        process = serve(instance, DBOPT="off", **{name: "http"})
+        said, _ = process.communicate(timeout=30)
+        assert process.returncode == 2
+        assert f"{name}=http is no" in said
 
 
 def test_when_gunicorn_dies_the_demonstration_says_so(instance: Path) -> None:

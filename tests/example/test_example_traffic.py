@@ -98,7 +98,7 @@ def test_visitors_find_every_page_and_meet_no_error(server: Server) -> None:
 
 
 def test_the_time_is_a_bound_too(server: Server) -> None:
-    run = drive(server.url, plan(explore(server.url), 100_000), threads=1, seconds=0.3)
+    run = drive(server.url, plan(explore(server.url), 20_000), threads=1, seconds=0.3)
     assert 1 <= len(run.samples) < 5_000
     assert run.seconds < 10
 
