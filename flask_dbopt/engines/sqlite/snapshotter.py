@@ -24,7 +24,8 @@ _INDEX_HEADER = 48
 _WAL_HEADER = 32
 _FRAME_HEADER = 24
 _READ_AHEAD = 1 << 20
-_PIN_ATTEMPTS = 2000
+_POLL = 0.001
+"""Seconds between two looks at a locked database. SQLite's own busy handler grows slow and starves."""
 _STEP_PAGES = 4096
 _DONE = 101
 """SQLITE_DONE, which the sqlite3 module does not name."""
@@ -81,14 +82,14 @@ class EmptyPages:
 
 
 class SQLiteSnapshotter:
-    """The backup room's window to one SQLite file."""
+    """The backup room's window to one SQLite file. ``patience`` is seconds to wait for one that is locked."""
 
-    def __init__(self, path: str | os.PathLike[str], *, busy_timeout: float = 5.0) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, patience: float = 30.0) -> None:
         self.path = Path(path)
-        self._busy_timeout = busy_timeout
+        self._patience = patience
 
     def recipe(self) -> dict[str, Any]:
-        return {"engine": __name__, "path": str(self.path.absolute()), "busy_timeout": self._busy_timeout}
+        return {"engine": __name__, "path": str(self.path.absolute()), "patience": self._patience}
 
     def size(self) -> int:
         """An upper bound that opens nothing: the file and its whole WAL."""
@@ -108,10 +109,9 @@ class SQLiteSnapshotter:
         path = self._existing()
         identity = _identity(Path(path).stat())
         with _translated(f"cannot read {self.path}", BackupError):
-            connection = self._open(path)
+            connection = _open(path)
         try:
             with _translated(f"cannot read {self.path}", BackupError):
-                _read_something(connection)
                 file = _keep(path)
                 if _identity(os.fstat(file)) != identity or _identity(Path(path).stat()) != identity:
                     raise BackupError(f"{self.path} was replaced meanwhile", hint="take the backup again")
@@ -141,7 +141,7 @@ class SQLiteSnapshotter:
         """
         until = time.monotonic() + deadline
         path = os.path.realpath(self.path)
-        timeout = min(self._busy_timeout, deadline)
+        timeout = min(self._patience, deadline)
         with (
             _translated(f"cannot restore into {self.path}", RestoreError),
             contextlib.closing(_open_frozen(source)) as new,
@@ -199,23 +199,18 @@ class SQLiteSnapshotter:
             )
         return os.path.realpath(self.path)
 
-    def _open(self, path: str) -> sqlite3.Connection:
-        """Writable where the file is: what a dead process left half-done must be rolled back first."""
-        uri = f"file:{quote(path)}?mode=rw"
-        connection = sqlite3.connect(uri, uri=True, timeout=self._busy_timeout, isolation_level=None)
-        connection.execute("PRAGMA query_only=ON")
-        return connection
-
     def _pinned(self, connection: sqlite3.Connection, path: str, file: int) -> PinnedPages | EmptyPages:
         index: int | None = None
-        for _ in range(_PIN_ATTEMPTS):
-            before = os.pread(index, 2 * _INDEX_HEADER, 0) if index is not None else b""
-            connection.execute("BEGIN")
-            _read_something(connection)
+        until = time.monotonic() + self._patience
+        while time.monotonic() < until:
+            before = _index_header(index)
+            if not _begin(connection):
+                time.sleep(_POLL)
+                continue
             in_wal = _pragma(connection, "journal_mode") == "wal"
             if in_wal and index is None:
                 index = _keep(f"{path}-shm")
-            elif not in_wal or _settled(before, os.pread(index or 0, 2 * _INDEX_HEADER, 0)):
+            elif not in_wal or _settled(before, _index_header(index)):
                 page_size, page_count = _pragma(connection, "page_size"), _pragma(connection, "page_count")
                 if page_count == 0:
                     return EmptyPages(page_size)
@@ -226,14 +221,39 @@ class SQLiteSnapshotter:
                 return PinnedPages(file, wal, frames, page_size, page_count)
             connection.execute("ROLLBACK")
         raise BackupError(
-            f"{self.path} was committed to {_PIN_ATTEMPTS} times while a backup tried to begin",
-            hint="take the backup when fewer writes come in",
+            f"{self.path} was locked or written to all the time for {self._patience:g} s",
+            hint="another process holds it; try again when it is done",
         )
 
 
 def from_recipe(recipe: dict[str, Any]) -> SQLiteSnapshotter:
     """The Snapshotter again, in another process."""
-    return SQLiteSnapshotter(recipe["path"], busy_timeout=recipe["busy_timeout"])
+    return SQLiteSnapshotter(recipe["path"], patience=recipe["patience"])
+
+
+def _open(path: str) -> sqlite3.Connection:
+    """Writable where the file is: what a dead process left half-done must be rolled back first."""
+    connection = sqlite3.connect(f"file:{quote(path)}?mode=rw", uri=True, timeout=0, isolation_level=None)
+    connection.execute("PRAGMA query_only=ON")
+    return connection
+
+
+def _begin(connection: sqlite3.Connection) -> bool:
+    """Begin to read, which pins the state; False while it is locked. Needs no sound schema."""
+    connection.execute("BEGIN")
+    try:
+        connection.execute("PRAGMA schema_version").fetchall()
+    except sqlite3.OperationalError as error:
+        connection.execute("ROLLBACK")
+        if "locked" not in str(error):
+            raise
+        return False
+    return True
+
+
+def _index_header(index: int | None) -> bytes:
+    """Both copies of the WAL-index header."""
+    return os.pread(index, 2 * _INDEX_HEADER, 0) if index is not None else b""
 
 
 def _settled(before: bytes, after: bytes) -> bool:
@@ -297,11 +317,6 @@ def _open_frozen(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(
         f"file:{quote(os.path.realpath(path))}?immutable=1", uri=True, isolation_level=None
     )
-
-
-def _read_something(connection: sqlite3.Connection) -> None:
-    """Begin reading: inside a transaction this pins the state. No schema has to be readable for it."""
-    connection.execute("PRAGMA schema_version").fetchall()
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> Any:
