@@ -114,6 +114,8 @@ class Step:
     sorts: bool = False
     rows: int | None = None
     """Rows in the table that is read, where known."""
+    covering: bool = False
+    """The index alone answers; the table is not touched."""
     finds: int | None = None
     """About how many of them one look-up in the index finds, where statistics tell."""
     reading: str = ""
