@@ -15,7 +15,7 @@ def build(schema: Schema, statistics: Statistics) -> sqlite3.Connection:
     """Create what can be created. What can not (a module that is not there) costs only its own statements."""
     clone = sqlite3.connect(":memory:", isolation_level=None)
     clone.execute("PRAGMA page_size = 512")
-    # Virtual tables after the others: they make their own shadow tables, and may have an ordinary one as content.
+    # Virtual tables after the others: they make their own shadow tables, and an ordinary one may be content.
     for kind, name, sql in sorted(
         schema.objects, key=lambda row: _ORDER.index(row[0]) + is_virtual(row[2]) / 2
     ):

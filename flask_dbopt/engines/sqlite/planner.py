@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -233,15 +233,33 @@ class _Tables(Mapping[str, Table]):
 
     def __init__(self, planner: SQLitePlanner, schema: Schema) -> None:
         self._planner, self._schema = planner, schema
+        self._rows: dict[str, int] = {}
 
     def __getitem__(self, name: str) -> Table:
-        table = self._schema.tables[name]
-        try:
-            with self._planner._reading() as connection:
-                rows = self._planner._count(connection, self._schema, name).rows
-        except sqlite3.Error as error:
-            raise self._planner._unavailable(error) from error
-        return replace(table, rows=rows)
+        self._count([name])
+        return self._counted(name)
+
+    def values(self) -> ValuesView[Table]:
+        self._count(self._schema.tables)
+        return {name: self._counted(name) for name in self._schema.tables}.values()
+
+    def items(self) -> ItemsView[str, Table]:
+        self._count(self._schema.tables)
+        return {name: self._counted(name) for name in self._schema.tables}.items()
+
+    def _counted(self, name: str) -> Table:
+        return replace(self._schema.tables[name], rows=self._rows[name])
+
+    def _count(self, names: Iterable[str]) -> None:
+        """Count what was not counted yet, all on one connection."""
+        wanted = [name for name in names if name not in self._rows and name in self._schema.tables]
+        if wanted:
+            try:
+                with self._planner._reading() as connection:
+                    for name in wanted:
+                        self._rows[name] = self._planner._count(connection, self._schema, name).rows
+            except (sqlite3.Error, OSError) as error:
+                raise self._planner._unavailable(error) from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._schema.tables)

@@ -151,6 +151,7 @@ def _access(read: re.Match[str], depth: int, names: Names, computed: set[str], a
         index=index,
         reads_whole_table=(scan or automatic) and not virtual and name not in computed,
         rows=known[0] if known else None,
+        covering=bool(alone and index),
         finds=shares[equal - 1] if not scan and 0 < equal <= len(shares) else None,
         reading=words + (again if not automatic else ""),
     )
