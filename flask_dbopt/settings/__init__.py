@@ -50,6 +50,17 @@ def _rules(given: Mapping[str, Any]) -> dict[str, Any]:
     return dict(given)
 
 
+def _not_yet(given: Any) -> Any:
+    """For settings that protect something: going on as if they did would be worse than a refusal."""
+    if given:
+        raise ValueError("is not available in this version yet, so nothing would be protected by it")
+    return given
+
+
+def _guard(given: str) -> str:
+    return str(_not_yet(given)) if given == "block" else given
+
+
 def _site_path(given: str) -> str:
     if not re.fullmatch(r"(/[\w.~-]+)+/?", given):
         raise ValueError('is not a path below the site\'s root, such as "/_dbopt"')
@@ -88,7 +99,7 @@ class Settings:
     pool_check_after: float = setting(0.5, "idle time after which a connection is checked before it is lent",
                                       unit="seconds", low=0)
     pool_reconnect_timeout: float = setting(300.0, "how long a lost database is tried again",
-                                            unit="seconds", low=0)
+                                            unit="seconds", low=0, later=True)
     pool_leak_after: float = setting(60.0, "how long a loan may last unreported", unit="seconds", low=0.01)
 
     sqlite_pragmas: Mapping[str, Any] = setting(SQLITE_PRAGMAS, "what connections are tuned to; yours are "
@@ -96,8 +107,9 @@ class Settings:
     sqlite_busy_timeout: float = setting(5.0, "how long to wait for a lock; the app's own timeout= wins",
                                          unit="seconds", low=0)
     sqlite_transactions: str = setting("app", "how transactions begin: as the app does, or IMMEDIATE",
-                                       choices=("app", "immediate"))
-    sqlite_policy: Mapping[str, Any] = setting({}, "which tables and actions statements may touch")
+                                       choices=("app", "immediate"), later=True)
+    sqlite_policy: Mapping[str, Any] = setting({}, "which tables and actions statements may touch",
+                                               check=_not_yet, later=True)
     sqlite_wal_limit: int = setting(64 << 20, "size at which the WAL is cut", unit="bytes", low=0)
 
     cache_enabled: bool = setting(True, "whether results of SELECTs are kept", env="DB_ENABLE_SELECT_CACHE")
@@ -107,18 +119,19 @@ class Settings:
                                low=0.001, env="DB_CACHE_TTL")
     cache_max_bytes: int = setting(64 << 20, "memory for kept results, in each process", unit="bytes", low=1)
     cache_max_result: int = setting(1 << 20, "the largest result that is kept", unit="bytes", low=1)
-    cache_store: str | Mapping[str, Any] = setting("memory", '"memory", or a Flask-Caching configuration')
+    cache_store: str | Mapping[str, Any] = setting("memory", '"memory", or a Flask-Caching configuration',
+                                                   later=True)
 
     monitor_enabled: bool = setting(True, "whether queries and requests are timed")
     monitor_slow_seconds: float = setting(0.1, "from here on a statement is slow", unit="seconds", low=0)
-    monitor_record_params: bool = setting(False, "whether values of statements are kept")
+    monitor_record_params: bool = setting(False, "whether values of statements are kept", later=True)
     monitor_n_plus_one: int = setting(10, "repeats of a statement in a request that are reported; 0: never",
-                                      unit="calls", low=0)
+                                      unit="calls", low=0, later=True)
     monitor_retention_days: float = setting(30.0, "how long figures are kept", unit="days", low=0.01)
     monitor_guard: str = setting("log", "what happens to a suspected SQL injection",
-                                 choices=("log", "block", "off"))
+                                 choices=("log", "block", "off"), check=_guard, later=True)
     monitor_statement_timeout: float | None = setting(None, "the longest a statement may run; None: no limit",
-                                                      unit="seconds", low=0.001)
+                                                      unit="seconds", low=0.001, check=_not_yet, later=True)
 
     advisor_min_rows: int = setting(500, "smaller tables get no advice", unit="rows", low=0)
     advisor_min_calls: int = setting(50, "statements run less often get no advice", unit="calls", low=1)
@@ -133,18 +146,21 @@ class Settings:
     backup_keep_weekly: int = setting(0, "weekly backups kept beyond that", unit="weeks", low=0)
     backup_keep_monthly: int = setting(0, "monthly backups kept beyond that", unit="months", low=0)
     backup_compression: bool = setting(True, "whether backups are compressed", env="DB_COMPRESSION_ENABLED")
-    backup_recipients: tuple[str, ...] = setting((), "age public keys that backups are encrypted for")
+    backup_recipients: tuple[str, ...] = setting((), "age public keys that backups are encrypted for",
+                                                 check=_not_yet, later=True)
     backup_verify: bool = setting(True, "whether each backup is restored and checked before it counts")
-    backup_copy_to: str | None = setting(None, "a second folder that each backup is copied to")
+    backup_copy_to: str | None = setting(None, "a second folder that each backup is copied to",
+                                         check=_not_yet, later=True)
 
     alert_slow_query_seconds: float = setting(2.0, "alert when a query is slower", unit="seconds", low=0)
     alert_cache_hit_ratio: float = setting(0.5, "alert when the cache answers a smaller part", low=0, high=1)
     alert_pool_hit_ratio: float = setting(0.8, "alert when fewer loans are immediate", low=0, high=1)
     alert_connection_errors_per_hour: int = setting(10, "alert when there are more",
                                                     unit="errors an hour", low=0)
-    alert_rules: Mapping[str, Any] = setting({}, "further rules by name: a threshold, or False", check=_rules)
+    alert_rules: Mapping[str, Any] = setting({}, "further rules by name: a threshold, or False",
+                                               check=_rules, later=True)
     alert_webhook: str | None = setting(None, "address that alerts are posted to", secret=True,
-                                        check=_web_address)
+                                        check=_web_address, later=True)
 
     admin_enabled: bool = setting(True, "whether there is an admin page at all")
     admin_url: str = setting("/_dbopt", "path of the admin page", check=_site_path)
@@ -152,7 +168,7 @@ class Settings:
                                       secret=True)
     admin_readonly: bool = setting(False, "whether the admin page refuses every change")
 
-    log_dir: str | None = setting(None, "folder of log files; None: the app's own logging only")
+    log_dir: str | None = setting(None, "folder of log files; None: the app's own logging only", later=True)
 
     def shown(self, name: str) -> Any:
         """The value as people may see it, in JSON's types: secrets and passwords inside URLs are hidden."""
@@ -172,6 +188,8 @@ class Resolved:
 
     settings: Settings
     sources: Mapping[str, str]
+    unheeded: tuple[str, ...] = ()
+    """Settings that were given although they have no effect in this version yet."""
 
 
 _DEFAULTS = Settings()
@@ -217,7 +235,10 @@ def resolve(
             "\n  - ".join([f"{count}:", *faults]),
             hint="`flask db-opt config` lists every setting with its meaning",
         )
-    return Resolved(Settings(**values), sources)
+    unheeded = tuple(
+        name for name, value in values.items() if SETTINGS[name].later and value != SETTINGS[name].default
+    )
+    return Resolved(Settings(**values), sources, unheeded)
 
 
 def _given(

@@ -35,6 +35,7 @@ def setting(
     env: str | None = None,
     secret: bool = False,
     check: Check | None = None,
+    later: bool = False,
 ) -> T:
     """Declare a field of Settings. ``check`` takes a well-formed value, returns it or raises ValueError."""
     about = {
@@ -46,6 +47,7 @@ def setting(
         "env": env,
         "secret": secret,
         "check": check,
+        "later": later,
     }
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=about)  # type: ignore[return-value]
@@ -69,6 +71,8 @@ class Setting:
     """The second environment name it also answers to."""
     secret: bool
     check: Check | None
+    later: bool
+    """Declared already, so that its name is settled, but without effect in this version."""
 
     @property
     def key(self) -> str:

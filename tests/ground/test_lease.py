@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 import signal
@@ -337,3 +338,20 @@ def test_a_key_that_cannot_be_told_gives_the_lease_up(folder: Path, tmp_path: Pa
     assert not lease.held
     assert lease.holder() is None
     assert "No such file" in lease.problem
+
+
+def test_a_lock_on_a_file_that_vanished_meanwhile_counts_for_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = Lease(lambda: "database", folder)
+    lock = fcntl.flock
+
+    def clean_up_first(fd: int, how: int) -> None:
+        for file in folder.iterdir():
+            file.unlink()
+        lock(fd, how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", clean_up_first)
+        assert not lease.acquire()
+    assert lease.acquire()
