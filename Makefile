@@ -53,7 +53,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks
 
 demo: $(READY)
-	@$(BIN)/python -m example_app.demo
+	@$(BIN)/python -m example_app.serve
 
 docs: $(READY)
 	$(BIN)/python -m docs.reference

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 @verb("monitor")
 @click.option(
-    "--interval", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between looks."
+    "--interval",
+    type=click.FloatRange(0.1),
+    metavar="S",
+    default=2.0,
+    show_default=True,
+    help="Seconds between looks.",
 )
 @click.option("--once", is_flag=True, help="One look, then stop; exits with 1 while an alert is raised.")
 @click.option(
@@ -27,7 +32,12 @@ if TYPE_CHECKING:
     help="How far back to look.",
 )
 @click.option(
-    "--limit", type=click.IntRange(1), default=10, show_default=True, help="How many queries and endpoints."
+    "--limit",
+    type=click.IntRange(1),
+    metavar="N",
+    default=10,
+    show_default=True,
+    help="How many queries and endpoints.",
 )
 def command(screen: Screen, interval: float, once: bool, since: float, limit: int) -> int:
     """Watch the app work: live figures of all workers, until Ctrl-C.

@@ -17,7 +17,12 @@ from flask_dbopt.cli.terminal import Screen, length_of_time, verb
     help="Only the last 30s, 15m, 1h, 7d; else all that is kept.",
 )
 @click.option(
-    "--limit", type=click.IntRange(1), default=10, show_default=True, help="How many queries and endpoints."
+    "--limit",
+    type=click.IntRange(1),
+    metavar="N",
+    default=10,
+    show_default=True,
+    help="How many queries and endpoints.",
 )
 @click.option("--reset", is_flag=True, help="Forget the query figures kept so far.")
 def command(screen: Screen, since: float | None, limit: int, reset: bool) -> None:
