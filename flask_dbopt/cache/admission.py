@@ -142,6 +142,9 @@ class Admission:
         """Statements that proved cheap: how many expensive runs are to go, and how many the next time."""
         self._sights = Doorkeeper(_STATEMENTS, clock)
 
+    def __len__(self) -> int:
+        return len(self._refused) + len(self._cheap) + len(self._sights)
+
     def consider(self, sql: str) -> bool:
         """An expensive run of a statement that is not looked up. True: find out whether it may be."""
         if type(sql) is not str or len(sql) > _LONGEST:
