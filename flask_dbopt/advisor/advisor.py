@@ -223,7 +223,10 @@ class Advisor:
                 continue
             trial = self._try(sql, before, candidate, tables)
             if not trial.refusal:
-                return f"{trial.sql} would help; it is advised once the statement has run often enough."
+                for advice in self._kept[1] if self._kept else ():
+                    if sql in advice.queries and advice.table == table.name:
+                        return f"An index is advised: {advice.sql}."
+                return f"An index would help, and be advised once this ran often enough: {trial.sql}."
             refusals[f"with an index on {_listed(candidate)} {trial.refusal}"] = None
         if refusals:
             return f"No index on {table.name} helps: {'; '.join(refusals)}."

@@ -76,7 +76,8 @@ class Candidate:
 
     def name(self, taken: Iterable[str]) -> str:
         """A name that says what it is, unlike any in ``taken`` (lower case)."""
-        words = re.sub(r"\W+", "_", "_".join(["ix", self.table, *self.columns]).lower(), flags=re.ASCII)[:60]
+        words = "_".join(["ix", self.table, *map(str, self.parts)]).lower().replace(" collate ", "_")
+        words = re.sub(r"\W+", "_", words, flags=re.ASCII).strip("_")[:60]
         used = set(taken)
         names = (words if number == 1 else f"{words}_{number}" for number in range(1, len(used) + 2))
         return next(name for name in names if name not in used)

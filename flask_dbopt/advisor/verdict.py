@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from flask_dbopt.advisor.candidates import Candidate, merge
@@ -58,7 +58,10 @@ def _served(group: list[Case], case: Case, retry: Retry) -> list[Case]:
         return []
     served = []
     for each in [*group, case]:
-        again = each if each.trial.candidate.parts == both.parts else retry(each, both)
+        wanted = each.trial.candidate
+        # The wider index has to do for each statement what its own would have done.
+        wider = replace(wanted, equal=both.equal, rest=both.rest)
+        again = each if wanted.parts == both.parts else retry(each, wider)
         if again is None:
             return []
         served.append(again)
@@ -114,7 +117,7 @@ def _today(plan: Plan, table: Table) -> str:
 def _then(trial: Trial) -> str:
     words = ", ".join(step.reading for step in trial.after.steps if _uses(step.index, trial.sql))
     if trial.candidate.stops_early:
-        return f"{words} and stops at the LIMIT, without sorting"
+        return words + ("" if "LIMIT" in words else ", stopping at the LIMIT") + ", without sorting"
     return words + (", without sorting" if trial.candidate.sorts else "")
 
 

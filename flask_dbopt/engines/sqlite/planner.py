@@ -17,7 +17,7 @@ from typing import Any
 
 from flask_dbopt.engines.protocol import Plan, Table
 from flask_dbopt.engines.sqlite import clone as clones
-from flask_dbopt.engines.sqlite.reading import read_plan
+from flask_dbopt.engines.sqlite.reading import how_far, read_plan
 from flask_dbopt.engines.sqlite.sampling import RowCount, count_rows, rows_per_value
 from flask_dbopt.engines.sqlite.schema import (
     Schema,
@@ -72,7 +72,8 @@ class SQLitePlanner:
             with self._reading() as connection:
                 schema, statistics = self._read(connection), read_statistics(connection)
                 names = schema.names(sql, statistics, lambda table: self._in_words(connection, schema, table))
-                return Plan(sql, read_plan(_explained(connection, sql, parameters), names))
+                lines = _explained(connection, sql, parameters)
+                return Plan(sql, read_plan(lines, names, how_far(sql, lines)))
         except _REFUSALS as error:
             return Plan(sql, problem=_problem(error))
 
@@ -107,7 +108,8 @@ class SQLitePlanner:
                     )
                     added = {index.lower(): table.lower() for index, table in index_names(clone).items()}
                     names = replace(names, indexes={**names.indexes, **added})
-                    return Plan(sql, read_plan(_explained(clone, sql, ()), names))
+                    lines = _explained(clone, sql, ())
+                    return Plan(sql, read_plan(lines, names, how_far(sql, lines)))
         except _REFUSALS as error:
             return Plan(sql, problem=_problem(error))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from flask_dbopt.engines.protocol import Step
 
@@ -26,6 +27,15 @@ _HOW = re.compile(
     r" USING (?P<automatic>AUTOMATIC )?(?:PARTIAL )?(?P<covering>COVERING )?"
     r"(?P<key>INTEGER PRIMARY KEY|PRIMARY KEY|INDEX(?: (?P<index>[^(].*?))?)(?: \((?P<terms>.*)\))?"
 )
+# Functions and clauses that want all rows before they give the first one.
+_GATHERING = {"count", "sum", "avg", "min", "max", "total", "group_concat", "string_agg", "group", "over"} | {
+    "json_group_array", "json_group_object", "union", "intersect", "except",
+}  # fmt: skip
+_STOPS = {
+    "everything": "",
+    "until enough": ", until as many as LIMIT wants are found",
+    "the first rows": ", as many as LIMIT wants",
+}
 _SUFFIX = re.compile(r"( LEFT-JOIN| RIGHT-JOIN| EXISTS)+$")
 
 
@@ -79,7 +89,29 @@ def aliases(sql: str, tables: Iterable[str]) -> dict[str, set[str]]:
     return found
 
 
-def read_plan(lines: Sequence[tuple[int, int, str]], names: Names) -> tuple[Step, ...]:
+Reading = Literal["everything", "until enough", "the first rows"]
+
+
+def how_far(sql: str, lines: Sequence[tuple[int, int, str]]) -> Reading:
+    """Whether LIMIT ends the outermost loop of a SELECT early: only if nothing sorts or gathers rows first.
+
+    With a condition it goes on "until enough" rows fulfil it, which may be never; else it stops after
+    "the first rows".
+    """
+    words = set()
+    depth, limited = 0, False
+    for match in _TOKEN.finditer(sql):
+        depth += {"(": 1, ")": -1}.get(match["mark"], 0)
+        word = (match["word"] or "").lower()
+        words.add(word)
+        limited = limited or (depth == 0 and word == "limit")
+    gathers = any(parent == 0 and not _READ.fullmatch(d) and "SUBQUERY" not in d for _, parent, d in lines)
+    if not limited or gathers or words & _GATHERING or "select" not in words:
+        return "everything"
+    return "until enough" if words & {"where", "join"} or len(lines) > 1 else "the first rows"
+
+
+def read_plan(lines: Sequence[tuple[int, int, str]], names: Names, far: Reading) -> tuple[Step, ...]:
     """EXPLAIN QUERY PLAN's ``(id, parent, detail)`` lines as steps."""
     # A name that the plan computes (WITH, a subquery in FROM) hides a table of the same name.
     computed = {
@@ -102,11 +134,16 @@ def read_plan(lines: Sequence[tuple[int, int, str]], names: Names) -> tuple[Step
             " for each row found so far" if parent in looped else " each time" if parent in repeated else ""
         )
         looped.add(parent)
-        steps.append(_access(read, depths[number], names, computed, again))
+        outermost = parent == 0 and not any(step.depth == 0 for step in steps)
+        steps.append(
+            _access(read, depths[number], names, computed, far if outermost else "everything", again)
+        )
     return tuple(steps)
 
 
-def _access(read: re.Match[str], depth: int, names: Names, computed: set[str], again: str) -> Step:
+def _access(
+    read: re.Match[str], depth: int, names: Names, computed: set[str], far: Reading, again: str
+) -> Step:
     """One SCAN or SEARCH."""
     rest = _SUFFIX.sub("", read[2])
     alias = _leading_name(rest, names.aliases)
@@ -121,6 +158,8 @@ def _access(read: re.Match[str], depth: int, names: Names, computed: set[str], a
     known = names.rows(table) if table else None
     shown = names.spelled.get(table, table) if table else alias
     all_rows = f"all {known[1]} rows of {shown}" if known else f"all rows of {shown}"
+    if far != "everything":
+        all_rows = f"rows of {shown}"
     terms = " (" + re.sub(r"(<=|>=|[<>=])", r" \1 ", how["terms"]) + ")" if how and how["terms"] else ""
     alone = " alone" if how and how["covering"] else ""
     scan = read[1] == "SCAN"
@@ -149,11 +188,14 @@ def _access(read: re.Match[str], depth: int, names: Names, computed: set[str], a
         depth,
         table=shown if table else None,
         index=index,
-        reads_whole_table=(scan or automatic) and not virtual and name not in computed,
+        reads_whole_table=(scan or automatic)
+        and not virtual
+        and name not in computed
+        and far != "the first rows",
         rows=known[0] if known else None,
         covering=bool(alone and index),
         finds=shares[equal - 1] if not scan and 0 < equal <= len(shares) else None,
-        reading=words + (again if not automatic else ""),
+        reading=words + (again if not automatic else "") + (_STOPS[far] if scan and not virtual else ""),
     )
 
 
