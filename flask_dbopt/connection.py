@@ -1,10 +1,16 @@
-"""The road of one query: where cache, recorder and pool meet the driver's classes."""
+"""The road of one query: where cache, pool and recorder meet the driver's classes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from flask_dbopt.engines.sqlite.connector import Arguments, arguments_of
+from flask_dbopt.errors import ConfigurationError
+from flask_dbopt.monitor.request import CURRENT
 from flask_dbopt.optimizer import Database, Optimizer
 
 
@@ -26,9 +32,9 @@ class Road:
 
 def build_road(optimizer: Optimizer, database: Database) -> Road:
     """The road of ``database``; a room that is switched off is not on it."""
-    shelf = database.shelf
-    record = optimizer.monitor.recorder.record if optimizer.settings.monitor_enabled else _unrecorded
-    if shelf is None or not optimizer.settings.cache_enabled:
+    settings, shelf = optimizer.settings, database.shelf
+    record = optimizer.monitor.recorder.record if settings.monitor_enabled else _unrecorded
+    if shelf is None or not settings.cache_enabled:
         return Road(None, _unlearned, record)
     return Road(shelf.look, shelf.learn, record)
 
@@ -38,3 +44,67 @@ def _unrecorded(sql: str, seconds: float, rows: int, error: str | None, cached: 
 
 
 def _unlearned(sql: str, seconds: float) -> None: ...
+
+
+#: One ``Arguments`` for each set of keywords an app uses: a handful, and building one costs 2 µs.
+_keys: dict[tuple[Any, ...], Arguments] = {}
+
+
+def key_of(keywords: dict[str, Any], *, readonly: bool = False) -> Arguments:
+    """The pool's key for the arguments of one ``connect``."""
+    shape = (readonly, *keywords.items())
+    try:
+        return _keys[shape]
+    except KeyError:
+        key = arguments_of(dict(keywords), readonly=readonly)
+    if len(_keys) < 100:
+        _keys[shape] = key
+    return key
+
+
+def lend(database: Database, key: Arguments, *, context: Any = None, place: str | None = None) -> Any:
+    """A connection to ``database`` that must not outlive ``context``; its ``close()`` gives it back.
+
+    Not pooled, and closed for real: a database in memory, a class of the app's own, a ``place`` (URI) with its own query.
+    """
+    if database.connector is None:
+        raise ConfigurationError(
+            f"connect() opens SQLite databases, and {database.name!r} is {database.kind}",
+            hint="use it through SQLAlchemy: its engine is timed as well",
+        )
+    if database.pool is None or key.factory is not None:
+        return database.connector.open(key)[0]
+    if place is not None:
+        return database.connector.elsewhere(place).open(key)[0]
+    cost = CURRENT.get()
+    borrower = threading.current_thread().name if cost is None else f"{cost.method} {cost.endpoint}"
+    return database.pool.lend(key, context=context, borrower=borrower)
+
+
+@contextmanager
+def transaction(connection: Any) -> Iterator[Any]:
+    """BEGIN IMMEDIATE … COMMIT, or ROLLBACK when the block raises.
+
+    IMMEDIATE, because a deferred transaction that comes to write after another did fails at once, without waiting.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+    except BaseException:
+        connection.rollback()
+        raise
+    connection.commit()
+
+
+def place_of(database: str | os.PathLike[str]) -> tuple[str, str]:
+    """A path or database URL as (kind, place): ``sqlite:///x.db`` and ``x.db`` are the same SQLite file."""
+    text = os.fspath(database)
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme == "file":
+        return "sqlite", text
+    kind = scheme.partition("+")[0]
+    if kind == "sqlite":
+        return kind, rest.removeprefix("/").partition("?")[0] or ":memory:"
+    return kind, text
+
+

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as distribution_version
 from pathlib import Path
 from typing import Any, Protocol
-from weakref import WeakValueDictionary, finalize
+from weakref import WeakMethod, WeakValueDictionary, finalize
 
 from flask_dbopt import forks
 from flask_dbopt.advisor.advisor import Advisor
@@ -136,7 +136,7 @@ class Optimizer:
             enabled=settings.cache_enabled and settings.enabled,
             emit=emit,
         )
-        self.lease = Lease(self._lease_key)
+        self.lease = Lease(_weakly(self._lease_key, default="gone"))
         self.housekeeper = Housekeeper(name)
         self._add_chores()
         forks.watch(self)
@@ -168,13 +168,13 @@ class Optimizer:
             return known
         database = Database(name=self._free(name), kind="sqlite", path=Path(path) if path else None)
         settings = self.settings
-        if path:
+        if path and settings.enabled:
             self._open_windows(database, path)
         database.road = self._build_road(self, database)
         database.connector = SQLiteConnector(
             place, Tuning(settings.sqlite_pragmas), database.road, busy_timeout=settings.sqlite_busy_timeout
         )
-        if path:
+        if path and settings.enabled:
             self._fill_pool(database, database.connector)
             _owners[path] = database
         return self._enter(database)
@@ -258,10 +258,13 @@ class Optimizer:
 
     def _add_chores(self) -> None:
         every = self.housekeeper.every
-        every(FLUSH_EVERY, lambda now: self.monitor.sweep(self._clock()), "flush figures")
-        every(UPKEEP_EVERY, self._look_after_pools, "look after the pools")
+        every(FLUSH_EVERY, _weakly(self._flush), "flush figures")
+        every(UPKEEP_EVERY, _weakly(self._look_after_pools), "look after the pools")
         every(UPKEEP_EVERY, self.cache.sweep, "tidy the cache")
-        every(LEASE_EVERY, self._take_turn, "take turns at the lease", first_in=0.0)
+        every(LEASE_EVERY, _weakly(self._take_turn), "take turns at the lease", first_in=0.0)
+
+    def _flush(self, now: float) -> None:
+        self.monitor.sweep(self._clock())
 
     def _look_after_pools(self, now: float) -> None:
         for database in list(self.databases.values()):
@@ -372,6 +375,17 @@ class Optimizer:
                 database.pool.abandon()
         for duty in self.child_duties:
             duty()
+
+
+def _weakly(method: Callable[..., Any], default: Any = None) -> Callable[..., Any]:
+    """``method`` without holding its object: a dropped optimizer must go, and its end is what the rooms wait for."""
+    weak = WeakMethod(method)
+
+    def call(*arguments: Any) -> Any:
+        alive = weak()
+        return default if alive is None else alive(*arguments)
+
+    return call
 
 
 def owner_of(place: str) -> Database | None:

@@ -10,11 +10,12 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from threading import get_ident
 from time import perf_counter
-from typing import Any, cast
+from typing import Any
 from weakref import ref
 
 from flask_dbopt.engines.sqlite import statements
 from flask_dbopt.engines.sqlite.cursor import Cursor, Road
+from flask_dbopt.engines.sqlite.footprint import DETERMINISTIC
 from flask_dbopt.errors import ConnectionReturned
 
 
@@ -44,7 +45,9 @@ class Connection(sqlite3.Connection):
     _owner: int | None = None
     """The borrowing thread, where ``check_same_thread`` was asked for."""
     _altered: bool = False
-    """It has a state that other connections have not (own functions, temp tables): no cache, no second loan."""
+    """It has a state that other connections have not (own functions, temp tables): not to be lent again."""
+    _bypasses: bool = False
+    """That state may change what a SELECT gives or who hears of it: no cache."""
     _detect_types: int = 0
     _identity: tuple[int, int] | None = None
     """The file it was opened on."""
@@ -60,7 +63,7 @@ class Connection(sqlite3.Connection):
         self._pragmas = {}
         super().__init__(*arguments, **keywords)
 
-    def cursor(self, factory: Any = Cursor, /) -> Any:
+    def cursor(self, factory: Any = Cursor) -> Any:
         cursor = _new_cursor(self, factory if factory is Cursor else joined_cursor(factory))
         if isinstance(cursor, Cursor):
             cursor._record = None
@@ -143,7 +146,7 @@ class Connection(sqlite3.Connection):
         """Remember what this statement changes on the connection itself, to undo it when the connection returns."""
         changed = statements.changed_pragmas(sql)
         if changed is None:
-            self._altered = True
+            self._altered = self._bypasses = True
             return
         for name in changed:
             if name not in self._pragmas:
@@ -160,12 +163,20 @@ class Connection(sqlite3.Connection):
 
 
 def _marking(name: str) -> Callable[..., Any]:
-    """A driver's method that gives the connection a state of its own, and says so."""
+    """A driver's method that gives the connection a state of its own, and says so.
+
+    A function with a name of its own leaves the cache in place: no other connection could prepare a statement that
+    calls it, so none such is ever kept. One that takes a built-in's name does not.
+    """
     method = getattr(sqlite3.Connection, name)
+    makes_function = name in ("create_function", "create_aggregate", "create_window_function")
 
     def call(self: Connection, *arguments: Any, **keywords: Any) -> Any:
         self.check_thread()
+        made = arguments[0] if arguments else keywords.get("name")
         self._altered = True
+        if not (makes_function and isinstance(made, str) and made.lower() not in DETERMINISTIC):
+            self._bypasses = True
         return method(self, *arguments, **keywords)
 
     call.__name__, call.__doc__ = name, method.__doc__
@@ -205,11 +216,14 @@ def _refuse(*_: Any, **__: Any) -> Any:
 
 
 def _refuse_everything() -> None:
-    """Every method and property of the driver's, but for the two attributes it lets be set on a closed connection."""
+    """Every method and property of the driver's, but for the two it lets be set on a closed connection.
+
+    ``__call__`` stays: through it the driver prepares statements, ours among them.
+    """
     for name in dir(sqlite3.Connection):
         if name in ("close", "row_factory", "text_factory"):
             continue
-        if name.startswith("__") and name not in ("__enter__", "__exit__", "__call__"):
+        if name.startswith("__") and name not in ("__enter__", "__exit__"):
             continue
         member = getattr(sqlite3.Connection, name)
         if isinstance(member, type):  # the exceptions, which the driver offers on each connection
@@ -226,21 +240,24 @@ _refuse_everything()
 _joined: dict[type, type] = {}
 
 
-def joined_connection(factory: type[sqlite3.Connection]) -> type[Connection]:
-    """The app's own connection class with ours beneath it: its overrides win, its ``super()`` calls are timed."""
-    return cast("type[Connection]", _join(factory, Connection, sqlite3.Connection))
+def joined_connection(factory: Any) -> Any:
+    """The app's own connection class with ours beneath it: its overrides win, its ``super()`` calls are timed.
+
+    Anything else that makes connections is left alone.
+    """
+    return Connection if factory is None else _join(factory, Connection, sqlite3.Connection)
 
 
 def joined_cursor(factory: Any) -> Any:
-    """The same for a cursor class. Anything else that makes cursors is left alone, untimed."""
-    if not (isinstance(factory, type) and issubclass(factory, sqlite3.Cursor)):
-        return factory
+    """The same for what makes cursors."""
     return _join(factory, Cursor, sqlite3.Cursor)
 
 
-def _join(factory: type, ours: type, base: type) -> type:
+def _join(factory: Any, ours: type, base: type) -> Any:
     if factory is base:
         return ours
+    if not (isinstance(factory, type) and issubclass(factory, base)):
+        return factory
     if issubclass(factory, ours):
         return factory
     if factory not in _joined:

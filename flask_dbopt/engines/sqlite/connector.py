@@ -63,9 +63,31 @@ class SQLiteConnector:
 
     def open(self, key: Hashable) -> tuple[Connection, Identity | None]:
         arguments = cast(Arguments, key)
+        target, uri = self._target(arguments.readonly)
+        return self.open_with(
+            lambda timeout: sqlite3.connect(
+                target,
+                uri=uri,
+                timeout=timeout,
+                detect_types=arguments.detect_types,
+                isolation_level=cast(Any, arguments.isolation_level),
+                check_same_thread=False,
+                factory=joined_connection(arguments.factory),
+                cached_statements=arguments.cached_statements,
+                **dict(arguments.further),
+            ),
+            arguments,
+        )
+
+    def open_with(
+        self, connect: Callable[[float], sqlite3.Connection], arguments: Arguments
+    ) -> tuple[Connection, Identity | None]:
+        """Open through ``connect(busy timeout in seconds)``, tune, and tell which file it is on."""
         for _ in range(3):
             before = self.identity()
-            connection = self._open(arguments)
+            connection = self._connect(connect, arguments)
+            if not isinstance(connection, Connection):
+                return cast(Connection, connection), None  # what the app's own factory made is its own affair
             connection._identity = self.identity()
             if before is None or before == connection._identity:
                 return connection, connection._identity
@@ -73,36 +95,26 @@ class SQLiteConnector:
             sqlite3.Connection.close(connection)
         raise DatabaseUnavailable("unable to open database file", hint=f"{self.path} is replaced again and again")
 
-    def _open(self, arguments: Arguments) -> Connection:
+    def _connect(self, connect: Callable[[float], sqlite3.Connection], arguments: Arguments) -> sqlite3.Connection:
         timeout = self._busy_timeout if arguments.timeout is None else arguments.timeout
-        target, uri = self._target(arguments.readonly)
         try:
-            connection = sqlite3.connect(
-                target,
-                uri=uri,
-                timeout=min(timeout, _TUNING_TIMEOUT),
-                detect_types=arguments.detect_types,
-                isolation_level=cast(Any, arguments.isolation_level),
-                check_same_thread=False,
-                factory=Connection if arguments.factory is None else joined_connection(arguments.factory),
-                cached_statements=arguments.cached_statements,
-                **dict(arguments.further),
-            )
+            connection = connect(min(timeout, _TUNING_TIMEOUT))
         except sqlite3.OperationalError as error:
             raise DatabaseUnavailable(str(error), hint=self._why(error)) from error
-        try:
-            self.ready(connection, timeout, arguments)
-        except BaseException:
-            sqlite3.Connection.close(connection)
-            raise
+        if isinstance(connection, Connection):
+            try:
+                self._ready(connection, timeout, arguments)
+            except BaseException:
+                sqlite3.Connection.close(connection)
+                raise
         return connection
 
-    def ready(self, connection: Connection, timeout: float, arguments: Arguments) -> None:
+    def _ready(self, connection: Connection, timeout: float, arguments: Arguments) -> None:
         """Tune a new connection and put it on its road."""
         connection._arguments = arguments
         connection._detect_types = arguments.detect_types
         try:
-            connection._tuned = self._tune(connection)
+            connection._tuned = self._tune(connection) or arguments.readonly
             if timeout > _TUNING_TIMEOUT:
                 _run(connection, f"PRAGMA busy_timeout={round(timeout * 1000)}")
         except sqlite3.DatabaseError as error:
@@ -118,6 +130,10 @@ class SQLiteConnector:
                 raise
             self.faults = (Fault("journal_mode", str(self._tuning.wanted.get("journal_mode")), str(error)),)
         return not any(fault.pragma == "journal_mode" for fault in self.faults)
+
+    def elsewhere(self, place: str) -> SQLiteConnector:
+        """The same for another way to the file: a URI with a query of its own."""
+        return SQLiteConnector(place, self._tuning, self._road, busy_timeout=self._busy_timeout)
 
     def _target(self, readonly: bool) -> tuple[str, bool]:
         if self.place.startswith("file:"):

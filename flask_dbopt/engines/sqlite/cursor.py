@@ -71,7 +71,7 @@ class Cursor(sqlite3.Cursor):
             look = road.look
             if (
                 look is not None
-                and not connection._altered
+                and not connection._bypasses
                 and self.__class__ is Cursor  # the app's own cursor class keeps its own ways of fetching
                 and not connection.in_transaction
             ):

@@ -13,7 +13,8 @@ from typing import Any, Final
 from flask_dbopt.engines.protocol import Footprint
 
 #: Built-in functions whose result depends on their arguments (and the rows) alone. Left out on purpose: what
-#: reads the clock ("now" may come from a column), chance, or the connection.
+#: reads the clock ("now" may come from a column), chance, or the connection; and floor, which SQLAlchemy
+#: replaces on each of its connections.
 _FUNCTIONS = """
     abs char coalesce concat concat_ws format glob hex ifnull iif if instr length like likelihood likely
     lower ltrim max min nullif octet_length printf quote replace round rtrim sign soundex substr substring
@@ -22,7 +23,7 @@ _FUNCTIONS = """
     lead first_value last_value nth_value json json_array json_array_length json_error_position
     json_extract json_group_array json_group_object json_insert json_object json_patch json_pretty
     json_quote json_remove json_replace json_set json_type json_valid -> ->> acos acosh asin asinh atan
-    atan2 atanh ceil ceiling cos cosh degrees exp floor ln log log10 log2 mod pi pow power radians sin
+    atan2 atanh ceil ceiling cos cosh degrees exp ln log log10 log2 mod pi pow power radians sin
     sinh sqrt tan tanh trunc bm25 highlight match matchinfo offsets snippet
 """
 DETERMINISTIC: Final = frozenset(_FUNCTIONS.split())
