@@ -112,7 +112,7 @@ def build(optimizer: Optimizer, *, since: float | None = None, now: float | None
         since=since,
         version=optimizer.version,
         workers=workers,
-        overview=_overview(at, since, queries, endpoints, series, cache, databases),
+        overview=_overview(at, since, monitor.overall(since), queries, series, cache, databases),
         series=series,
         queries=queries,
         endpoints=endpoints,
@@ -150,14 +150,13 @@ def plain(value: Any) -> Any:
 def _overview(
     at: float,
     since: float | None,
+    all_requests: EndpointFigures,
     queries: Sequence[QueryFigures],
-    endpoints: Sequence[EndpointFigures],
     series: Sequence[Point],
     cache: CacheStats,
     databases: Sequence[DatabaseReport],
 ) -> Overview:
-    requests = sum(one.calls for one in endpoints)
-    request_time = sum(one.total_time for one in endpoints)
+    requests, request_time = all_requests.calls, all_requests.total_time
     begun = [point.start for point in series if point.requests or point.queries]
     seconds = max(1.0, at - max(since or 0.0, min(begun, default=at)))
     pools = [one.pool for one in databases if one.pool is not None]
@@ -165,13 +164,13 @@ def _overview(
     return Overview(
         requests=requests,
         queries=sum(one.calls for one in queries),
-        errors=sum(one.errors for one in endpoints),
+        errors=all_requests.errors,
         requests_per_second=requests / seconds,
-        p50=None,
-        p95=None,
-        p99=None,
-        database_share=sum(one.database_time for one in endpoints) / request_time if request_time else None,
-        queries_per_request=sum(one.queries for one in endpoints) / requests if requests else None,
+        p50=all_requests.p50 if requests else None,
+        p95=all_requests.p95 if requests else None,
+        p99=all_requests.p99 if requests else None,
+        database_share=all_requests.database_time / request_time if request_time else None,
+        queries_per_request=all_requests.queries / requests if requests else None,
         cache_hit_ratio=cache.hit_ratio,
         pool_hit_ratio=sum(pool.requests_immediate for pool in pools) / loans if loans else None,
     )
