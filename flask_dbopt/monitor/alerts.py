@@ -44,8 +44,8 @@ class Thresholds:
 class Evidence:
     """What the rules look at."""
 
-    slowest: Mapping[str, float]
-    """The slowest run, in seconds, of each statement of the last ``SLOW_WINDOW``."""
+    slowest: Mapping[str, tuple[float, str]]
+    """The slowest run in seconds, and the text, of statements of the last ``SLOW_WINDOW``, by their id."""
     lately: Mapping[str, float]
     """The counters of the last ``RATIO_WINDOW``."""
     hour: Mapping[str, float]
@@ -54,7 +54,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One rule, applied to one subject. ``broken`` None: neither broken nor well, so an alert stays as it is."""
+    """One rule, applied to one subject. ``broken`` None: neither broken nor well, so nothing changes."""
 
     rule: str
     subject: str
@@ -96,11 +96,11 @@ def settle(
 def _slow_queries(evidence: Evidence, threshold: float | None) -> Iterable[Finding]:
     if threshold is None:
         return
-    for query, seconds in evidence.slowest.items():
+    for name, (seconds, query) in evidence.slowest.items():
         text = query if len(query) <= SHOWN else query[: SHOWN - 1] + "…"
         yield Finding(
             "query_too_slow",
-            query,
+            name,
             f"a query took {seconds:.1f} s, more than {threshold:g} s: {text}",
             seconds,
             threshold,
@@ -136,11 +136,13 @@ def _connections(evidence: Evidence, threshold: float | None) -> Iterable[Findin
         return
     errors: dict[str, float] = {}
     for name, count in evidence.hour.items():
-        # A failed attempt shows in both of the first two: once as the attempt, once as the check-out it failed.
+        # A failed attempt may show in both: once as the attempt, once as the check-out that failed by it.
         if _is_pools(name, "connections_errors") or _is_pools(name, "requests_errors"):
             errors[_pool(name)] = max(count, errors.get(_pool(name), 0))
-    for pool in errors:
-        count = errors[pool] + evidence.hour.get(f"pool.{pool}.connections_lost", 0)
+        elif _is_pools(name, "connections_lost"):
+            errors.setdefault(_pool(name), 0)
+    for pool, failed in errors.items():
+        count = failed + evidence.hour.get(f"pool.{pool}.connections_lost", 0)
         message = f"{count:.0f} connection errors of {pool} in an hour, more than {threshold:g}"
         yield Finding("connection_errors", pool, message, count, threshold, count > threshold)
 

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class Books:
-    """Every figure that was flushed, wherever it is kept. A faulty file is no error here; any thread may call."""
+    """Every figure that was flushed, wherever it is kept. A faulty file is no error here."""
 
     def __init__(self, path: Path | None, *, keep_seconds: float, disk_limit: int = DISK_LIMIT) -> None:
         self._disk = None if path is None else Ledger(path)
@@ -89,12 +89,12 @@ class Books:
             merge_statements(found, part)
         return found
 
-    def peaks(self, since: float, at_least: float) -> dict[str, float]:
-        """The longest run of each statement that took ``at_least`` seconds once."""
-        found: dict[str, float] = {}
+    def peaks(self, since: float, at_least: float) -> dict[str, tuple[float, str]]:
+        """The longest run, and the text, of each statement that took ``at_least`` seconds once."""
+        found: dict[str, tuple[float, str]] = {}
         for part in self._each(lambda ledger: ledger.peaks(since, at_least)):
-            for query, seconds in part.items():
-                found[query] = max(seconds, found.get(query, 0.0))
+            for name, peak in part.items():
+                found[name] = max(peak, found.get(name, peak))
         return found
 
     def endpoints(self, since: float, base: int = 0, width: int = 1 << 60) -> Steps:

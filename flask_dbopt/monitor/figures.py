@@ -57,7 +57,7 @@ class EndpointFigures:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One step of a chart. ``errors`` are statements that raised; ``p95`` is None without a request."""
+    """One step of a chart. ``errors`` are requests that failed; ``p95`` is None without a request."""
 
     start: float
     requests: int

@@ -180,10 +180,11 @@ class Ledger:
                 found[row[0]] = (query, shape)
         return found
 
-    def peaks(self, since: float, at_least: float) -> dict[str, float]:
-        """The longest run of each statement that took ``at_least`` seconds once."""
+    def peaks(self, since: float, at_least: float) -> dict[str, tuple[float, str]]:
+        """The longest run, and the text, of each statement that took ``at_least`` seconds once."""
         with self._reading() as connection:
-            return dict(connection.execute(schema.READ_PEAKS, (since, at_least)).fetchall())
+            rows = connection.execute(schema.READ_PEAKS, (since, at_least)).fetchall()
+        return {name: (most, query) for name, most, query in rows}
 
     def endpoints(self, since: float, base: int = 0, width: int = 1 << 60) -> Steps:
         """The sums by step of ``width`` seconds from ``base`` on, and by endpoint."""
@@ -191,8 +192,8 @@ class Ledger:
         names = {"since": since, "base": base, "width": width}
         with self._reading() as connection:
             for row in connection.execute(schema.READ_ENDPOINTS, names):
-                found[row[0], row[1]] = endpoint = EndpointSum(*row[2:9])
-                endpoint.buckets = unpack(row[9])
+                found[row[0], row[1]] = endpoint = EndpointSum(*row[2:8])
+                endpoint.buckets = unpack(row[8])
         return found
 
     def counters(self, since: float, base: int = 0, width: int = 1 << 60) -> dict[tuple[int, str], float]:

@@ -34,7 +34,7 @@ CREATE TABLE IF NOT EXISTS query_slot (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS endpoint_slot (
     resolution INTEGER, start INTEGER, endpoint TEXT,
-    calls INTEGER NOT NULL, errors INTEGER NOT NULL, queries INTEGER NOT NULL, failures INTEGER NOT NULL,
+    calls INTEGER NOT NULL, errors INTEGER NOT NULL, queries INTEGER NOT NULL,
     cache_hits INTEGER NOT NULL, seconds REAL NOT NULL, database REAL NOT NULL,
     histogram BLOB NOT NULL, PRIMARY KEY (resolution, start, endpoint)
 ) WITHOUT ROWID;
@@ -66,21 +66,21 @@ _ON_QUERY = """ ON CONFLICT DO UPDATE SET
 """
 _ON_ENDPOINT = """ ON CONFLICT DO UPDATE SET
     calls = calls + excluded.calls, errors = errors + excluded.errors, queries = queries + excluded.queries,
-    failures = failures + excluded.failures, cache_hits = cache_hits + excluded.cache_hits,
+    cache_hits = cache_hits + excluded.cache_hits,
     seconds = seconds + excluded.seconds, database = database + excluded.database,
     histogram = merged_histogram(histogram, excluded.histogram)
 """
 _ON_COUNTER = " ON CONFLICT DO UPDATE SET amount = amount + excluded.amount"
 
 ADD_QUERY = f"INSERT INTO query_slot VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) {_ON_QUERY}"
-ADD_ENDPOINT = f"INSERT INTO endpoint_slot VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) {_ON_ENDPOINT}"
+ADD_ENDPOINT = f"INSERT INTO endpoint_slot VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) {_ON_ENDPOINT}"
 ADD_COUNTER = f"INSERT INTO counter_slot VALUES (?, ?, ?, ?) {_ON_COUNTER}"
 ADD_WORKER = "INSERT OR REPLACE INTO worker VALUES (?, ?, ?, ?, ?, ?)"
 ADD_ALERT = "INSERT OR REPLACE INTO alert VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 _QUERY_SUMS = """sum(calls), sum(rows), sum(errors), sum(cache_hits), sum(seconds), sum(squares),
     min(least), max(most), histograms(histogram)"""
-_ENDPOINT_SUMS = """sum(calls), sum(errors), sum(queries), sum(failures), sum(cache_hits), sum(seconds),
+_ENDPOINT_SUMS = """sum(calls), sum(errors), sum(queries), sum(cache_hits), sum(seconds),
     sum(database), histograms(histogram)"""
 
 #: Each turns the slots of resolution ``:fine`` that start before ``:before`` into slots of ``:coarse``.
@@ -105,7 +105,7 @@ FROM query_slot JOIN statement ON statement.id = query_slot.statement
 WHERE start + resolution > ? GROUP BY statement.id
 """
 READ_PEAKS = """
-SELECT query, max(most) FROM query_slot JOIN statement ON statement.id = query_slot.statement
+SELECT statement.id, max(most), query FROM query_slot JOIN statement ON statement.id = query_slot.statement
 WHERE start + resolution > ? AND most >= ? GROUP BY statement.id
 """
 READ_ENDPOINTS = f"""

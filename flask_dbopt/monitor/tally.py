@@ -13,7 +13,7 @@ from flask_dbopt.sql.fingerprint import fingerprint
 #: Seconds that one slot of the finest kind covers.
 FINEST = 10
 #: Work outside any request is booked on this endpoint, requests that matched no route on the other.
-OUTSIDE, UNMATCHED = "", "(no endpoint)"
+OUTSIDE, UNMATCHED = "", "(no route)"
 #: Past this many shapes a statement joins the rest: a bound on memory, here and in the ledger.
 MOST_STATEMENTS, MOST_ENDPOINTS = 10_000, 1_000
 OTHER = "(other statements)"
@@ -73,28 +73,27 @@ class QuerySum:
 class EndpointSum:
     """One endpoint's requests, and the statements they ran."""
 
-    __slots__ = ("buckets", "cache_hits", "calls", "database", "errors", "failures", "queries", "seconds")
+    __slots__ = ("buckets", "cache_hits", "calls", "database", "errors", "queries", "seconds")
 
     def __init__(
         self,
         calls: int = 0,
         errors: int = 0,
         queries: int = 0,
-        failures: int = 0,
         cache_hits: int = 0,
         seconds: float = 0.0,
         database: float = 0.0,
         buckets: Buckets | None = None,
     ) -> None:
         self.calls, self.errors, self.queries = calls, errors, queries
-        self.failures, self.cache_hits = failures, cache_hits
+        self.cache_hits = cache_hits
         self.seconds, self.database = seconds, database
         self.buckets: Buckets = {} if buckets is None else buckets
 
     def figures(self) -> tuple[float, ...]:
         """All but the histogram, in the order of the constructor."""
         return (
-            *(self.calls, self.errors, self.queries, self.failures, self.cache_hits),
+            *(self.calls, self.errors, self.queries, self.cache_hits),
             *(self.seconds, self.database),
         )
 
@@ -103,7 +102,6 @@ class EndpointSum:
         self.calls += other.calls
         self.errors += other.errors
         self.queries += other.queries
-        self.failures += other.failures
         self.cache_hits += other.cache_hits
         self.seconds += other.seconds
         self.database += other.database
@@ -200,7 +198,6 @@ class Tally:
                 query.rows += rows
             if error is not None:
                 query.errors += 1
-                total.failures += 1
             shape.last_seen = now
             if named and endpoint not in shape.endpoints and len(shape.endpoints) < NAMED_ENDPOINTS:
                 shape.endpoints[endpoint] = None

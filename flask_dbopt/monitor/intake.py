@@ -1,0 +1,180 @@
+"""From records to sums: folds what the recorder collected into a tally, away from the requests' path."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from flask_dbopt import signals
+from flask_dbopt.monitor.recorder import PENDING, Recorder
+from flask_dbopt.monitor.request import Record, RequestCost
+from flask_dbopt.monitor.tally import OUTSIDE, UNMATCHED, Tally
+from flask_dbopt.sql.fingerprint import fingerprint
+
+log = logging.getLogger("flask_dbopt.query_metrics")
+
+#: Records folded on a request's own thread when the sweep does not come: about a millisecond's work.
+BATCH = 1_000
+#: Seconds for which a record outside any request waits for a cursor that may still be fetching.
+FETCHING = 30.0
+
+_fresh: list[int] = []
+#: What ``sys.getrefcount`` says of a record in the sweep's hands alone; more, and a cursor holds it too.
+_UNHELD = sys.getrefcount(_fresh)
+
+
+class IntakeSettings(Protocol):
+    """The settings that folding looks at."""
+
+    @property
+    def monitor_slow_seconds(self) -> float: ...
+    @property
+    def monitor_n_plus_one(self) -> int: ...
+
+
+class Intake:
+    """One process's recorder and what came of it so far. Hold ``lock`` for all but ``count``."""
+
+    def __init__(
+        self,
+        settings: IntakeSettings,
+        emit: signals.Emit,
+        *,
+        clock: Callable[[], float] = time.time,
+        timer: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.recorder = Recorder(full=self._relieve, timer=timer)
+        self._settings = settings
+        self._emit = emit
+        self._clock = clock
+        self._timer = timer
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        self.lock = threading.RLock()
+        self.tally = Tally()
+        """What is folded and not flushed."""
+        self._counts: deque[tuple[str, float]] = deque()
+        self._held: deque[tuple[Record, float]] = deque()
+        self._to_tell: list[tuple[str, dict[str, Any]]] = []
+        self._dropped = 0
+
+    def abandon(self) -> None:
+        """After a fork, in the child: what was collected so far is the parent's to count."""
+        self.recorder.abandon()
+        self._start_anew()
+
+    def count(self, name: str, amount: float) -> None:
+        """Add to a counter; any thread may."""
+        self._counts.append((name, amount))
+        if len(self._counts) >= PENDING:
+            self._relieve()
+
+    def held(self, now: float) -> Tally:
+        """What waits for its cursors, counted as it stands now."""
+        tally = Tally()
+        if self._held:
+            tally.statements([record for record, _ in self._held], OUTSIDE, now, float("inf"))
+        return tally
+
+    def _relieve(self) -> None:
+        """Too much waits for the sweep: fold a little here, or lose the oldest where even that cannot be."""
+        if self.lock.acquire(blocking=False):
+            try:
+                self.fold(self._clock(), limit=BATCH)
+            finally:
+                self.lock.release()
+            self.tell()
+            return
+        recorder = self.recorder
+        for waiting in (recorder.loose, recorder.finished, self._counts):
+            while len(waiting) > 10 * PENDING:
+                waiting.popleft()
+                self._dropped += 1
+
+    def fold(self, now: float, *, limit: int = 0, to_the_end: bool = False) -> None:
+        """Add what was recorded to the tally: all of it, or about ``limit`` records."""
+        recorder = self.recorder
+        folded = 0
+        while recorder.finished and (not limit or folded < limit):
+            cost = recorder.finished.popleft()
+            recorder.pending -= len(cost.records) + 1
+            folded += len(cost.records) + 1
+            self._fold_request(cost, now)
+        if not recorder.finished:
+            recorder.pending = 0
+        self._fold_loose(now, limit, to_the_end)
+        for _ in range(len(self._counts)):
+            name, amount = self._counts.popleft()
+            self.tally.count(name, amount, now)
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            self.tally.count("monitor.dropped", dropped, now)
+
+    def _fold_request(self, cost: RequestCost, now: float) -> None:
+        at = now
+        endpoint = cost.endpoint or UNMATCHED
+        if cost.ended is not None:
+            at -= max(0.0, self._timer() - cost.ended)
+            failed = cost.status is None or cost.status >= 500
+            self.tally.request(endpoint, cost.ended - cost.started, failed, at)
+        self._count_runs(cost.records, endpoint, at)
+        repeats = self._settings.monitor_n_plus_one
+        if repeats and len(cost.records) >= repeats:
+            for query, calls in Counter(fingerprint(record[0]) for record in cost.records).items():
+                if calls >= repeats:
+                    self.tally.count("monitor.n_plus_one", 1, at)
+                    self._later("n_plus_one_detected", sql=query, calls=calls, endpoint=endpoint)
+
+    def _fold_loose(self, now: float, limit: int, to_the_end: bool) -> None:
+        """Those outside requests; what a cursor still holds may get more rows and time, so it waits."""
+        ready: list[Record] = []
+        for _ in range(len(self._held)):
+            record, since = self._held.popleft()
+            if not to_the_end and sys.getrefcount(record) > _UNHELD and 0 <= now - since < FETCHING:
+                self._held.append((record, since))
+            else:
+                ready.append(record)
+        loose = self.recorder.loose
+        for _ in range(min(len(loose), limit) if limit else len(loose)):
+            record = loose.popleft()
+            if to_the_end or sys.getrefcount(record) <= _UNHELD or len(self._held) >= BATCH:
+                ready.append(record)
+            else:
+                self._held.append((record, now))
+        if ready:
+            self._count_runs(ready, OUTSIDE, now)
+
+    def _count_runs(self, records: list[Record], endpoint: str, at: float) -> None:
+        if not records:
+            return
+        for sql, seconds, *_ in self.tally.statements(
+            records, endpoint, at, self._settings.monitor_slow_seconds
+        ):
+            self._later("slow_query", sql=fingerprint(sql), seconds=seconds, endpoint=endpoint)
+        if signals.query_executed.receivers:
+            for sql, seconds, rows, error, cached in records:
+                details = {"sql": fingerprint(sql), "seconds": seconds, "rows": rows}
+                self._later("query_executed", **details, error=error, cached=cached)
+
+    def _later(self, signal: str, **details: Any) -> None:
+        if len(self._to_tell) < PENDING:
+            self._to_tell.append((signal, details))
+
+    def tell(self) -> None:
+        """Signals and log lines, once no lock is held any more."""
+        told, self._to_tell = self._to_tell, []
+        for signal, details in told:
+            if signal == "slow_query":
+                log.warning(
+                    "slow query: %.1f ms in %s: %s",
+                    details["seconds"] * 1e3,
+                    details["endpoint"] or "no request",
+                    details["sql"],
+                )
+            self._emit(signal, **details)
