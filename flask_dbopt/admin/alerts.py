@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flask_dbopt.admin.desk import Page, Visit
-from flask_dbopt.admin.wording import Amount, count, ratio, seconds
+from flask_dbopt.admin.wording import Amount, count, limit, period
 from flask_dbopt.settings import SETTINGS
 
 
@@ -23,9 +23,9 @@ class Rule:
 
 
 _RULES = (
-    ("query_too_slow", "a query takes longer than", "alert_slow_query_seconds", seconds),
-    ("cache_hit_ratio", "the cache answers less than", "alert_cache_hit_ratio", ratio),
-    ("pool_hit_ratio", "loans served at once fall below", "alert_pool_hit_ratio", ratio),
+    ("query_too_slow", "a query takes longer than", "alert_slow_query_seconds", period),
+    ("cache_hit_ratio", "the cache answers less than", "alert_cache_hit_ratio", limit),
+    ("pool_hit_ratio", "loans served at once fall below", "alert_pool_hit_ratio", limit),
     ("connection_errors", "connection errors in an hour exceed", "alert_connection_errors_per_hour", count),
 )
 

@@ -58,7 +58,11 @@ def safety(visit: Visit, database: DatabaseReport) -> Safety:
     late = visit.settings.backup_interval_hours * 3600 * 1.5
     overdue = visit.settings.backup_enabled and newest is not None and visit.now - newest.taken_at > late
     marks = [
-        (b.taken_at, "good" if b.verified_at else "bad", f"{b.id}: {b.proof or 'not proved'}")
+        (
+            b.taken_at,
+            "good" if b.verified_at else "bad" if b.proof else "warn",
+            f"{b.id}: {b.proof or 'not proved'}",
+        )
         for b in database.backups
     ]
     return Safety(

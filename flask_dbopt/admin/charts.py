@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from flask_dbopt.admin.wording import Amount, clock, iso
+from flask_dbopt.admin.wording import Amount, clock, count, iso
 
 WIDTH, HEIGHT = 600, 120
 
@@ -59,7 +59,7 @@ def series(
         title=title,
         legend=legend,
         high=unit(top),
-        middle=unit(top / 2),
+        middle="" if unit is count and (top / 2) % 1 else unit(top / 2),
         low=0,
         w=WIDTH,
         h=HEIGHT + 4,
@@ -119,9 +119,7 @@ def spread(title: str, marks: Sequence[Mark], unit: Callable[[float | None], Amo
     dots = Markup("").join(
         Markup(
             '<rect class="tick {}" x="{}" y="8" width="3" height="24"><title>{}: {}</title></rect>'
-        ).format(
-            mark.tone, max(0, min(WIDTH - 3, place(mark.value) - 1.5)), mark.name, unit(mark.value).__str__()
-        )
+        ).format(mark.tone, max(0, min(WIDTH - 3, place(mark.value) - 1.5)), mark.name, str(unit(mark.value)))
         for mark in marks
     )
     said = ", ".join(f"{mark.name} {unit(mark.value)}" for mark in marks)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from flask_dbopt.admin import charts
 from flask_dbopt.admin.charts import Line
 from flask_dbopt.admin.desk import Page, Tile, Visit
-from flask_dbopt.admin.wording import count, decimal, ms, rate, ratio
+from flask_dbopt.admin.wording import count, decimal, limit, ms, rate, ratio
 from flask_dbopt.monitor.figures import Point
 
 SHOWN = 6
@@ -17,13 +17,16 @@ SHOWN = 6
 def show(visit: Visit) -> Page:
     report = visit.report
     raised = [alert for alert in report.alerts if alert.resolved_at is None]
+    health = visit.optimizer.health()
     return Page(
         "",
         "Overview",
         "overview.html",
         {
             "report": report,
-            "health": visit.optimizer.health(),
+            "health": health,
+            # an alert stands below with all it has to say
+            "reasons": [why for why in health.reasons if not any(alert.message in why for alert in raised)],
             "raised": raised,
             "tiles": tiles(visit),
             "charts": drawings(report.series, report.at),
@@ -42,8 +45,9 @@ def tiles(visit: Visit) -> list[Tile]:
         Tile(
             "Requests",
             rate(figures.requests_per_second),
-            f"{count(figures.requests)} in this window"
-            + (f", {count(figures.errors)} failed" if figures.errors else ""),
+            f"{count(figures.errors)} of {count(figures.requests)} failed"
+            if figures.errors
+            else f"{count(figures.requests)} in this window",
             "bad" if figures.errors else "",
         ),
         Tile("Response time, p95", ms(figures.p95), f"half within {ms(figures.p50)}" if figures.p50 else ""),
@@ -61,7 +65,7 @@ def tiles(visit: Visit) -> list[Tile]:
         Tile(
             "Cache hit ratio",
             ratio(figures.cache_hit_ratio),
-            f"alert below {ratio(settings.alert_cache_hit_ratio)}",
+            f"alert below {limit(settings.alert_cache_hit_ratio)}",
             below(figures.cache_hit_ratio, settings.alert_cache_hit_ratio),
             "cache",
         ),

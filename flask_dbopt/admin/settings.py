@@ -7,7 +7,19 @@ import logging
 from dataclasses import dataclass
 
 from flask_dbopt.admin.desk import Done, Page, Visit
+from flask_dbopt.admin.wording import size
 from flask_dbopt.settings import SETTINGS, Setting
+
+_ROOMS = {
+    "pool": "Pool",
+    "sqlite": "SQLite",
+    "cache": "Cache",
+    "monitor": "Monitor",
+    "advisor": "Advisor",
+    "backup": "Backups",
+    "alert": "Alerts",
+    "admin": "This page",
+}
 
 log = logging.getLogger("flask_dbopt.admin")
 
@@ -29,13 +41,8 @@ def show(visit: Visit) -> Page:
     rooms: dict[str, list[Effective]] = {}
     for setting in SETTINGS.values():
         source = visit.optimizer.sources.get(setting.name, "default")
-        room = setting.room if setting.name != setting.room else "general"
-        room = {"state": "general", "database": "general", "databases": "general", "log": "general"}.get(
-            room, room
-        )
-        rooms.setdefault(room, []).append(
-            Effective(setting, _text(visit.settings.shown(setting.name)), source)
-        )
+        value = text(setting, visit.settings.shown(setting.name))
+        rooms.setdefault(_ROOMS.get(setting.room, "General"), []).append(Effective(setting, value, source))
     return Page(
         "settings",
         "Settings",
@@ -53,7 +60,18 @@ def reset(visit: Visit) -> Done:
     return Done("The figures start again from nothing. Backups and alerts are as they were.", "settings")
 
 
-def _text(value: object) -> str:
+def text(setting: Setting, value: object) -> str:
+    """A value and its unit as people write them."""
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, (int, float)):
+        if setting.unit == "bytes":
+            return str(size(value))
+        return (
+            f"{value:,g} {setting.unit}".rstrip().replace(",", "\u202f") if abs(value) < 1e6 else str(value)
+        )
     if isinstance(value, str):
         return value
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False) if value else "none"

@@ -19,9 +19,9 @@ class Amount:
     def __str__(self) -> str:
         return f"{self.number} {self.unit}".rstrip()
 
-    def __html__(self) -> str:
-        unit = f'<span class="unit">{escape(self.unit)}</span>' if self.unit else ""
-        return f'<span class="amount"><span class="number">{escape(self.number)}</span>{unit}</span>'
+    def __html__(self) -> Markup:
+        unit = Markup('<span class="unit">{}</span>').format(self.unit) if self.unit else ""
+        return Markup('<span class="amount">{}{}</span>').format(self.number, unit)
 
 
 NOTHING = Amount("–")
@@ -71,9 +71,23 @@ def ratio(value: float | None) -> Amount:
     if value is None:
         return NOTHING
     percent = value * 100
-    # 99.96 % is not all of it, and must not read so
-    number = "99.9" if 99.9 < percent < 100 else f"{percent:.1f}"
-    return Amount(number.removesuffix(".0") if percent in (0, 100) else number, "%")
+    if percent in (0, 100):
+        return Amount(f"{percent:.0f}", "%")
+    # 99.96 % is not all of it and 0.04 % is not nothing, and neither must read so
+    return Amount("99.9" if percent > 99.9 else "< 0.1" if 0 < percent < 0.1 else f"{percent:.1f}", "%")
+
+
+def limit(value: float) -> Amount:
+    """A ratio that somebody chose, so without digits that nobody wrote."""
+    return Amount(f"{value * 100:g}", "%")
+
+
+def period(value: float) -> Amount:
+    """A stretch of seconds that somebody chose: ``24 h``, ``2 s``."""
+    for length, unit, least in ((86_400, "days", 172_800), (3600, "h", 3600), (60, "min", 60)):
+        if value >= least and value % length == 0:
+            return Amount(f"{value / length:g}", unit)
+    return Amount(f"{value:g}", "s")
 
 
 def size(value: float | None) -> Amount:

@@ -128,7 +128,7 @@ def busy(now: float = NOW) -> Report:
         ),
         recommendations=(ADVICE,),
         alerts=(
-            Alert("query_too_slow", LIKE, "a run took 2.61 s; the rule is 2 s", 2.61, 2.0, now - 1300),
+            Alert("query_too_slow", "aaaaaaaaaaaa", f"a query took 2.6 s, more than 2 s: {LIKE}", 2.61, 2.0, now - 1300),
             Alert("cache_hit_ratio", "default", "the cache answered 41 % of 900 look-ups", 0.41, 0.5, now - 9000, now - 5000),
         ),
         notices=("SQLite 3.40.1 has the WAL-reset bug: use 3.51.3 or later, or checkpoint with one writer only",),

@@ -112,6 +112,8 @@
     here.searchParams.delete("note");
     history.replaceState(null, "", here);
   }
+  // on a phone the sections scroll sideways
+  document.querySelector(".side [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
   localise(document);
   buttons();
   live();
