@@ -25,7 +25,6 @@ from flask_dbopt.monitor.histogram import Merging, merged, pack, unpack
 from flask_dbopt.monitor.tally import (
     FINEST,
     MOST_STATEMENTS,
-    NAMED_ENDPOINTS,
     OTHER,
     OTHER_ID,
     EndpointSum,
@@ -34,6 +33,7 @@ from flask_dbopt.monitor.tally import (
     Statements,
     Steps,
     Tally,
+    merged_names,
 )
 
 #: Seconds to wait for another worker's transaction; what could not be written then is written next time.
@@ -163,9 +163,11 @@ class Ledger:
 
     @staticmethod
     def _used(connection: sqlite3.Connection) -> int:
-        pages = int(connection.execute("PRAGMA page_count").fetchone()[0])
-        free = int(connection.execute("PRAGMA freelist_count").fetchone()[0])
-        return (pages - free) * int(connection.execute("PRAGMA page_size").fetchone()[0])
+        pages, free, size = (
+            int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        return (pages - free) * size
 
     # --- reading ---
 
@@ -322,7 +324,7 @@ class Ledger:
             self.path or ":memory:", timeout=PATIENCE, isolation_level=None, check_same_thread=False
         )
         connection.create_function("merged_histogram", 2, merged, deterministic=True)
-        connection.create_function("merged_names", 2, _merged_names, deterministic=True)
+        connection.create_function("merged_names", 2, merged_names, deterministic=True)
         connection.create_aggregate("histograms", 1, Merging)  # type: ignore[arg-type]
         return connection
 
@@ -390,12 +392,6 @@ def _add(
     connection.executemany(schema.ADD_COUNTER, counters)
 
 
-def _merged_names(one: str, other: str) -> str:
-    if one == other:
-        return one
-    return json.dumps(list(dict.fromkeys(json.loads(one) + json.loads(other)))[:NAMED_ENDPOINTS])
-
-
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
         status = path.stat()
@@ -405,8 +401,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _make_folder(folder: Path) -> None:
-    """The state folder, which keeps itself out of the app's repository."""
-    if not folder.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        with suppress(OSError):
+    """The state folder, which keeps itself out of the app's repository unless others use it too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):
+        if not any(folder.iterdir()):
             (folder / ".gitignore").write_text("*\n")

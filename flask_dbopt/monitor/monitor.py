@@ -1,4 +1,4 @@
-"""The monitor: takes what the recorder noted, adds it up across workers, and tells it as figures and alerts."""
+"""The monitor: what the recorder noted, added up across workers and told as figures and alerts."""
 
 from __future__ import annotations
 
@@ -179,10 +179,9 @@ class Monitor:
                 continue
             for key, value in counters.items():
                 before = source.last.get(key, 0)
-                if value != before:
-                    self._intake.tally.count(
-                        f"{name}.{key}", value - before if value > before else value, now
-                    )
+                grown = value - before if value >= before else value
+                if grown:
+                    self._intake.tally.count(f"{name}.{key}", grown, now)
             source.last = counters
         worker = Worker(self._id, self._pid, socket.gethostname(), self._started, now, gauges)
         if not heartbeat and not self._intake.tally:

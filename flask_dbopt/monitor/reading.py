@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from math import ceil, inf, sqrt
+from math import ceil, sqrt
 
 from flask_dbopt.monitor.figures import EndpointFigures, Point, QueryFigures
 from flask_dbopt.monitor.histogram import quantiles
@@ -30,7 +30,8 @@ def query_figures(query: QuerySum, shape: Shape) -> QueryFigures:
     runs = query.calls - query.cache_hits
     mean = query.seconds / runs if runs else 0.0
     variance = query.squares / runs - mean * mean if runs else 0.0
-    p50, p95, p99 = (min(q, query.most) * 1e3 for q in quantiles(query.buckets, RANKS))
+    least = query.least if runs else 0.0
+    p50, p95, p99 = (max(least, min(q, query.most)) * 1e3 for q in quantiles(query.buckets, RANKS))
     return QueryFigures(
         id=shape.id,
         query=shape.query,
@@ -39,7 +40,7 @@ def query_figures(query: QuerySum, shape: Shape) -> QueryFigures:
         errors=query.errors,
         cache_hits=query.cache_hits,
         total_exec_time=query.seconds * 1e3,
-        min_exec_time=0.0 if query.least == inf else query.least * 1e3,
+        min_exec_time=least * 1e3,
         max_exec_time=query.most * 1e3,
         mean_exec_time=mean * 1e3,
         stddev_exec_time=sqrt(max(0.0, variance)) * 1e3,

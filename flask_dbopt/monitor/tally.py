@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from math import inf
 
@@ -293,6 +294,13 @@ def merge_steps(into: Steps, other: Steps) -> None:
             into[key].merge(endpoint)
         else:
             into[key] = endpoint
+
+
+def merged_names(one: str, other: str) -> str:
+    """Two JSON lists of endpoints as one."""
+    if one == other:
+        return one
+    return json.dumps(list(dict.fromkeys(json.loads(one) + json.loads(other)))[:NAMED_ENDPOINTS])
 
 
 def _slot(now: float) -> int:
