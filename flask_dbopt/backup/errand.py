@@ -61,7 +61,7 @@ def run(job: Mapping[str, Any], *, limit: float, lock: int | None = None) -> dic
         out, err = child.communicate(json.dumps(order).encode(), timeout=limit)
     except subprocess.TimeoutExpired:
         raise BackupError(
-            f"the backup's process was not done within {limit:.0f} s and was stopped",
+            f"the backup's process was not done within {limit:.3g} s and was stopped",
             hint="look for a slow disk; what existed before still counts",
         ) from None
     finally:

@@ -310,8 +310,10 @@ class Repository:
             entries = tuple(self._entry(each) for each in kept["backups"])
             coming = self._entry(kept["coming"]) if kept["coming"] else None
             return Catalog(entries, coming, int(kept["last_txid"]))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return Catalog()
+        except OSError as error:
+            raise BackupError(f"cannot read {path}: {error.strerror}", hint="check its owner and mode") from error
         except (ValueError, KeyError, TypeError):
             return Catalog(damaged=True)
 
