@@ -203,8 +203,8 @@ class Optimizer:
 
     def _open_windows(self, database: Database, path: str) -> None:
         settings = self.settings
-        database.watcher = SQLiteWatcher(path)
-        database.shelf = self.cache.shelf(database.name, database.watcher)
+        watcher = database.watcher = SQLiteWatcher(path)
+        database.shelf = self.cache.shelf(database.name, watcher)
         database.planner = SQLitePlanner(path)
         database.advisor = Advisor(
             database.planner,

@@ -75,8 +75,10 @@ class Footprint:
 class Watcher(Protocol):
     """Tells whether the database has changed, whoever changed it."""
 
-    row_types: Collection[type]
-    """Row classes of the driver, beside tuple, that are immutable and so may be shared."""
+    @property
+    def row_types(self) -> Collection[type]:
+        """Row classes of the driver, beside tuple, that are immutable and so may be shared."""
+        ...
 
     def token(self, identity: Identity | None = None) -> Hashable | None:
         """Equal tokens mean no commit in between, by any connection of any process. None: it cannot tell now.

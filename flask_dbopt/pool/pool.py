@@ -143,6 +143,16 @@ class Pool:
             return  # a child was forked while it was lent: it is the parent's
         self._receive(entry)
 
+    def take_back_from(self, context: Any) -> int:
+        """Take back whatever was lent to a context that ends; how many were forgotten."""
+        forgotten = 0
+        for entry in list(self.lent.values()):
+            if entry.context is not None and entry.context() is context:
+                if self.lent.pop(id(entry.connection), None) is not None:
+                    self._receive(entry)
+                    forgotten += 1
+        return forgotten
+
     def _receive(self, entry: Entry) -> None:
         condition = self.connector.take_back(entry.connection)
         now = self.clock()

@@ -50,11 +50,8 @@ class PoolStats:
     @classmethod
     def total(cls, every: Iterable[PoolStats]) -> PoolStats:
         """Several pools as one."""
-        sums = dict.fromkeys(_NAMES, 0.0)
-        for stats in every:
-            for name in _NAMES:
-                sums[name] += getattr(stats, name)
-        return cls(**{name: round(sums[name], 3) if name.endswith("_ms") else int(sums[name]) for name in _NAMES})
+        listed = list(every)
+        return cls(*(sum(getattr(stats, name) for stats in listed) for name in _NAMES))
 
 
 _NAMES = tuple(each.name for each in fields(PoolStats))
