@@ -131,7 +131,9 @@ def test_a_child_whose_parent_was_killed_goes_too_and_the_next_backup_sweeps_up(
         taker.kill()
         taker.wait()
         assert room().busy() is not None
-        with pytest.raises(BackupError, match=rf"process {taker.pid} is busy since .*: a backup of 'default'"):
+        with pytest.raises(
+            BackupError, match=rf"process {taker.pid} is busy since .*: a backup of 'default'"
+        ):
             room().take()
         child.wait(20)
         assert room().list() == ()
