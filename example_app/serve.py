@@ -53,6 +53,7 @@ def present(server: Server, token: str | None) -> None:
         say(f"  its optimizer   {server.url}/_dbopt/")
         say(f"  token: {token}")
     say()
+    say(f"  its messages    {instance_folder() / 'gunicorn.log'}")
     say("  More traffic:   python -m example_app.traffic --url " + server.url)
     say("  Ctrl-C stops.")
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
@@ -42,9 +41,13 @@ def start(
     port: int = 0,
     workers: int = 2,
     token: str | None = None,
-    log: IO[bytes] | None = None,
+    log: Path | None = None,
 ) -> Server:
-    """Start gunicorn on ``port`` (0: a free one) and return once it answers."""
+    """Start gunicorn on ``port`` (0: a free one) and return once it answers.
+
+    What gunicorn says goes to ``log`` (``gunicorn.log`` in the instance folder).
+    """
+    log = log or instance / "gunicorn.log"
     try:
         listener = socket.create_server((HOST, port))
     except OSError as error:
@@ -55,15 +58,18 @@ def start(
     command = [sys.executable, "-m", "gunicorn", "example_app:create_app()"]
     command += ["--bind", f"fd://{listener.fileno()}", "--workers", str(workers), "--chdir", str(ROOT)]
     command += ["--timeout", "60", "--graceful-timeout", "10", "--log-level", "warning"]
-    with listener:  # gunicorn holds its own descriptor of it, so the port is never free in between
+    with (
+        listener,
+        log.open("wb") as said,
+    ):  # gunicorn holds its own descriptor of it, so the port is never free in between
         server = Server(
             subprocess.Popen(
                 command,
                 env=environment,
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=said,
+                stderr=said,
                 pass_fds=(listener.fileno(),),
                 start_new_session=True,  # a Ctrl-C on the terminal is for us; we stop it in order
             ),
@@ -71,6 +77,10 @@ def start(
         )
     try:
         wait_until_it_answers(server)
+    except ServerError as error:
+        stop(server)
+        last = log.read_text(errors="replace").strip().splitlines()[-15:]
+        raise ServerError("\n".join([f"{error}; {log} ends so:", *last])) from error
     except BaseException:
         stop(server)
         raise
@@ -82,7 +92,7 @@ def wait_until_it_answers(server: Server, seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if server.process.poll() is not None:
-            raise ServerError(f"gunicorn ended with code {server.process.returncode}; see its messages")
+            raise ServerError(f"gunicorn ended with code {server.process.returncode}")
         connection = http.client.HTTPConnection(HOST, server.port, timeout=2)
         try:
             connection.request("GET", "/healthz")
@@ -93,7 +103,7 @@ def wait_until_it_answers(server: Server, seconds: float = 30.0) -> None:
         finally:
             connection.close()
         time.sleep(0.05)
-    raise ServerError(f"the app did not answer within {seconds:.0f} s; see gunicorn's messages")
+    raise ServerError(f"the app did not answer within {seconds:.0f} s")
 
 
 def stop(server: Server, seconds: float = 20.0) -> int:
@@ -115,7 +125,7 @@ def running(
     port: int = 0,
     workers: int = 2,
     token: str | None = None,
-    log: IO[bytes] | None = None,
+    log: Path | None = None,
 ) -> Iterator[Server]:
     """A server for the length of a block."""
     server = start(instance, optimize=optimize, port=port, workers=workers, token=token, log=log)

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -20,21 +20,36 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def serve(instance: Path, **environment: str) -> subprocess.Popen[str]:
-    clean = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("PORT", "DBOPT", "DBOPT_ADMIN_TOKEN")
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "example_app.serve"],
-        cwd=ROOT,
-        env={**clean, "OMNI_INSTANCE": str(instance), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+Serve = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Start the demonstration; whatever happens, it is gone after the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(instance: Path, **environment: str) -> subprocess.Popen[str]:
+        ours = ("PORT", "DBOPT", "DBOPT_ADMIN_TOKEN")
+        clean = {name: value for name, value in os.environ.items() if name not in ours}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "example_app.serve"],
+            cwd=ROOT,
+            env={**clean, "OMNI_INSTANCE": str(instance), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(30)
+        if process.stdout:
+            process.stdout.close()
 
 
 def read_until(process: subprocess.Popen[str], done: Callable[[str], bool], seconds: float = 60) -> str:
@@ -54,7 +69,9 @@ def read_until(process: subprocess.Popen[str], done: Callable[[str], bool], seco
 
 
 @pytest.mark.parametrize("mode", ["off", "on"])
-def test_the_demonstration_serves_says_where_and_stops_cleanly(instance: Path, mode: str) -> None:
+def test_the_demonstration_serves_says_where_and_stops_cleanly(
+    serve: Serve, instance: Path, mode: str
+) -> None:
     process = serve(instance, DBOPT=mode)
     said = read_until(process, lambda line: "Ctrl-C stops" in line)
     assert " 0 errors" in said
@@ -78,7 +95,7 @@ def test_the_demonstration_serves_says_where_and_stops_cleanly(instance: Path, m
     ]
 
 
-def test_the_data_is_built_when_it_is_missing_and_port_is_obeyed(tmp_path: Path) -> None:
+def test_the_data_is_built_when_it_is_missing_and_port_is_obeyed(serve: Serve, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     process = serve(tmp_path / "new", DBOPT="off", PORT=str(port), OMNI_WORDS="200")
@@ -90,7 +107,7 @@ def test_the_data_is_built_when_it_is_missing_and_port_is_obeyed(tmp_path: Path)
     assert process.returncode == 0
 
 
-def test_a_port_that_is_taken_or_is_none_is_said(instance: Path) -> None:
+def test_a_port_that_is_taken_or_is_none_is_said(serve: Serve, instance: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         process = serve(instance, DBOPT="off", PORT=str(taken.getsockname()[1]))
         said, _ = process.communicate(timeout=30)
@@ -104,7 +121,7 @@ def test_a_port_that_is_taken_or_is_none_is_said(instance: Path) -> None:
         assert f"{name}=http is no" in said
 
 
-def test_when_gunicorn_dies_the_demonstration_says_so(instance: Path) -> None:
+def test_when_gunicorn_dies_the_demonstration_says_so(serve: Serve, instance: Path) -> None:
     process = serve(instance, DBOPT="off")
     read_until(process, lambda line: "Ctrl-C stops" in line)
     master = psutil.Process(process.pid).children()[0]
@@ -114,7 +131,7 @@ def test_when_gunicorn_dies_the_demonstration_says_so(instance: Path) -> None:
     assert "gunicorn ended by itself" in said
 
 
-def test_an_interrupt_while_it_is_still_starting_leaves_nothing(instance: Path) -> None:
+def test_an_interrupt_while_it_is_still_starting_leaves_nothing(serve: Serve, instance: Path) -> None:
     process = serve(instance, DBOPT="off")
     read_until(process, lambda line: "there already" in line)
     deadline = time.monotonic() + 20
