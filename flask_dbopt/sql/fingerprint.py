@@ -39,6 +39,7 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _ONE_VALUE = re.compile(_VALUE)
+_ALIAS = re.compile(r"'[A-Za-z_][\w ]{0,60}'")
 _ORDINAL_ENDS = re.compile(
     r"\s*+(?:[,;)]|\Z|(?:ASC|DESC|NULLS|LIMIT|HAVING|ORDER|WINDOW|UNION|EXCEPT|INTERSECT|ROWS|RANGE)\b)", re.I
 )
@@ -66,8 +67,8 @@ _NO_ORDINALS = _words("SELECT WHERE HAVING LIMIT OFFSET SET VALUES FROM IN ON")
 def fingerprint(sql: str) -> str:
     """The statement with every literal and parameter as ``?``, lists collapsed, comments and blanks gone.
 
-    Identifiers stay, double-quoted ones too, and so does what is no value: the 2 of ``ORDER BY 2``,
-    the length in ``CAST(x AS CHAR(8))``. SQLite can explain the result of whatever it could explain before; in
+    Identifiers stay, double-quoted ones too, and so does what is no value: the 2 of ``ORDER BY 2``, the
+    length in ``CAST(x AS CHAR(8))``. SQLite can explain the result of what it could explain before; in
     definitions, where no parameter may stand, literals become NULL. Never raises.
     """
     if len(sql) <= SHORT:
@@ -117,9 +118,11 @@ def _tokens(sql: str) -> list[str]:
                 out += ("%", "s")  # a remainder by the column s
             else:
                 out.append("?")
+        elif kind == "text" and out and out[-1].upper() == "AS":
+            # SQLite takes this string for a column's name, and ORDER BY may use it.
+            out.append(f'"{text[1:-1]}"' if _ALIAS.fullmatch(text) else '"alias"')
         elif kind == "text" or kind == "torn":
-            # After AS a string is a column's name, and a parameter could not stand there.
-            out.append('"?"' if out and out[-1].upper() == "AS" else value)
+            out.append(value)
         elif kind == "list":
             out += (text[:2], "(", value, ")")
         elif kind == "rows":
