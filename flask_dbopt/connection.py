@@ -65,7 +65,7 @@ def key_of(keywords: dict[str, Any], *, readonly: bool = False) -> Arguments:
 def lend(database: Database, key: Arguments, *, context: Any = None, place: str | None = None) -> Any:
     """A connection to ``database`` that must not outlive ``context``; its ``close()`` gives it back.
 
-    Not pooled, and closed for real: a database in memory, a class of the app's own, a ``place`` (URI) with its own query.
+    Not pooled, and closed for real: a database in memory, a class of the app's own, a ``place`` (URI) with a query.
     """
     if database.connector is None:
         raise ConfigurationError(
@@ -106,5 +106,3 @@ def place_of(database: str | os.PathLike[str]) -> tuple[str, str]:
     if kind == "sqlite":
         return kind, rest.removeprefix("/").partition("?")[0] or ":memory:"
     return kind, text
-
-

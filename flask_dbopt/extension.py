@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 from flask import Flask
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from flask_dbopt.monitor.alerts import Alert
     from flask_dbopt.monitor.monitor import Monitor
     from flask_dbopt.pool.pool import Pool
+
+Room = TypeVar("Room")
 
 
 class DBOptimizer:
@@ -92,7 +94,7 @@ class DBOptimizer:
             if settings.admin_enabled:
                 admin.register(app, optimizer, hook=lambda: self._admin_hook)
 
-    # --- connections --------------------------------------------------------------------------------------------------
+    # --- connections ---
 
     def connect(self, name: str | None = None, *, readonly: bool = False, **arguments: Any) -> Any:
         """A pooled ``sqlite3.Connection``; ``arguments`` are those of ``sqlite3.connect``, less the path.
@@ -150,7 +152,7 @@ class DBOptimizer:
         optimizer = self._optimizer(context)
         return sqlalchemy.engine_options(self._database(name, context)) if optimizer.settings.enabled else {}
 
-    # --- the rooms ------------------------------------------------------------------------------------------------------
+    # --- the rooms ---
 
     @property
     def optimizer(self) -> Optimizer:
@@ -185,7 +187,7 @@ class DBOptimizer:
         """For a load balancer: ok or degraded, and why."""
         return self.optimizer.health()
 
-    # --- decorators -----------------------------------------------------------------------------------------------------
+    # --- decorators ---
 
     def admin_auth(self, check: Callable[[], object]) -> Callable[[], object]:
         """Let ``check`` (called in the request) decide who may open the admin page."""
@@ -206,7 +208,7 @@ class DBOptimizer:
 
         return decorate
 
-    # --- which app ------------------------------------------------------------------------------------------------------
+    # --- which app ---
 
     def _optimizer(self, context: Any) -> Optimizer:
         """The current app's optimizer; outside an app context, the only one there is."""
@@ -261,12 +263,14 @@ def settle(app: Flask | None, optimizer: Optimizer) -> None:
 def plain_connection(database: Database, readonly: bool, arguments: dict[str, Any]) -> sqlite3.Connection:
     """Switched off: what the app would have had without us."""
     place = database.connector.place if database.connector is not None else ""
+    uri = place.startswith("file:")
     if readonly:
-        return sqlite3.connect(f"file:{place}?mode=ro", uri=True, **arguments)
-    return sqlite3.connect(place, **{"uri": place.startswith("file:"), **arguments})
+        place, uri = f"file:{place}?mode=ro", True
+    connection: sqlite3.Connection = sqlite3.connect(place, **{"uri": uri, **arguments})
+    return connection
 
 
-def _there(what: str, room: Any) -> Any:
+def _there(what: str, room: Room | None) -> Room:
     if room is None:
         raise ConfigurationError(f"the default database has no {what}", hint="it is neither SQLite nor a file")
     return room

@@ -124,9 +124,7 @@ class Housekeeper:
             chore.task(now)
         except (Exception, SystemExit):
             if not chore.failures:  # only the first of a row: a task every 2 s must not fill the log
-                log.exception(
-                    "the housekeeping task %s of %s failed; it will be tried again", chore.name, self.name
-                )
+                log.exception("the housekeeping task %s of %s failed; it will be tried again", chore.name, self.name)
             chore.failures += 1
         else:
             if chore.failures:

@@ -125,9 +125,7 @@ class Optimizer:
         self._build_road = build_road
         self._clock = clock
         self._in_background = in_background and settings.enabled
-        self.monitor = Monitor(
-            settings, None if state_dir is None else state_dir / "ledger.db", emit, clock=clock
-        )
+        self.monitor = Monitor(settings, None if state_dir is None else state_dir / "ledger.db", emit, clock=clock)
         self.cache = Cache(
             max_entries=settings.cache_max_entries,
             ttl=settings.cache_ttl,
@@ -142,7 +140,7 @@ class Optimizer:
         forks.watch(self)
         self._at_exit = finalize(self, _close_rooms, *self._rooms())
 
-    # --- databases --------------------------------------------------------------------------------------------------
+    # --- databases ---
 
     @property
     def default(self) -> Database | None:
@@ -249,7 +247,7 @@ class Optimizer:
         )
         database.pools.append(pool.stats)
 
-    # --- life in a process ------------------------------------------------------------------------------------------
+    # --- life in a process ---
 
     def wake(self) -> None:
         """Start the background work of this process, at its first request; cheap to call at each."""
@@ -286,7 +284,7 @@ class Optimizer:
         identity = default.connector.identity() if default is not None and default.connector else None
         return f"file {identity}" if identity else f"app {self.name} {self.state_dir or os.getpid()}"
 
-    # --- scheduled backups ------------------------------------------------------------------------------------------
+    # --- scheduled backups ---
 
     def keep_schedule(self, schedule: Schedule) -> None:
         """Have backups taken every ``backup_interval_hours`` by whoever holds the lease."""
@@ -328,7 +326,7 @@ class Optimizer:
         planned = self.schedule.next_run("backup")
         return self._clock() + self._until_due() if planned is None else planned
 
-    # --- how it is ----------------------------------------------------------------------------------------------------
+    # --- how it is ---
 
     def notices(self) -> list[str]:
         """Where the optimizer itself is not at its best, as sentences."""
@@ -353,7 +351,7 @@ class Optimizer:
                 reasons.append(f"{database.name}: {database.path} is missing")
         return Health(ok=not reasons, status="degraded" if reasons else "ok", reasons=tuple(reasons))
 
-    # --- the end ------------------------------------------------------------------------------------------------------
+    # --- the end ---
 
     def _rooms(self) -> tuple[Housekeeper, dict[str, Database], Cache, Monitor, Lease, list[Callable[[], None]]]:
         return self.housekeeper, self.databases, self.cache, self.monitor, self.lease, self.closers

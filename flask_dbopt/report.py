@@ -97,9 +97,7 @@ def build(optimizer: Optimizer, *, since: float | None = None, now: float | None
     workers = tuple(monitor.workers())
     counters = monitor.counters(since)
     cache = _summed(optimizer.cache.stats(), "cache.", counters, workers)
-    databases = tuple(
-        _database(one, optimizer, counters, workers, notices) for one in optimizer.databases.values()
-    )
+    databases = tuple(_database(one, optimizer, counters, workers, notices) for one in optimizer.databases.values())
     recommendations: list[Recommendation] = []
     for one in optimizer.databases.values():
         if one.advisor is not None:
@@ -119,9 +117,7 @@ def build(optimizer: Optimizer, *, since: float | None = None, now: float | None
         cache=cache,
         databases=databases,
         recommendations=tuple(recommendations),
-        alerts=tuple(
-            sorted(monitor.alerts(), key=lambda alert: (alert.resolved_at is not None, -alert.raised_at))
-        ),
+        alerts=tuple(sorted(monitor.alerts(), key=lambda alert: (alert.resolved_at is not None, -alert.raised_at))),
         notices=tuple(notices),
     )
 

@@ -33,7 +33,7 @@ def __getattr__(name: str) -> Any:
     return getattr(_stdlib, name)
 
 
-def connect(database: Any, *arguments: Any, **keywords: Any) -> Any:
+def connect(database: Any, *arguments: Any, **keywords: Any) -> Any:  # type: ignore[no-redef]
     """As ``sqlite3.connect``; the connection comes from the pool where an optimizer looks after this file."""
     place = os.fspath(database) if isinstance(database, (str, bytes, os.PathLike)) else ""
     place = os.fsdecode(place)

@@ -47,9 +47,7 @@ class Schedule:
         self._at_work: threading.Thread | None = None
         self._lock = threading.Lock()
 
-    def add(
-        self, job_id: str, hours: float, job: Job, first_in_seconds: float | Callable[[], float] = 0.0
-    ) -> None:
+    def add(self, job_id: str, hours: float, job: Job, first_in_seconds: float | Callable[[], float] = 0.0) -> None:
         """Run ``job`` every ``hours``; a late one runs late, once. The same id replaces.
 
         ``first_in_seconds`` is counted from the start; a callable can tell then what was done elsewhere.
@@ -128,9 +126,7 @@ class Schedule:
             if self.running and self._may_run():
                 entry.job()
         except Exception:
-            log.exception(
-                "the scheduled job %s of %s failed; it is tried again at its next time", job_id, self.name
-            )
+            log.exception("the scheduled job %s of %s failed; it is tried again at its next time", job_id, self.name)
 
 
 def _run(schedule: weakref.ref[Schedule], job_id: str) -> None:
@@ -155,9 +151,7 @@ def _extension(schedule: weakref.ref[Schedule]) -> APScheduler:
             self._turn = threading.Lock()
 
         def _do_submit_job(self, job: Any, run_times: Any) -> None:
-            threading.Thread(
-                target=self._work, args=(job, run_times), name=f"dbopt-{job.id}", daemon=True
-            ).start()
+            threading.Thread(target=self._work, args=(job, run_times), name=f"dbopt-{job.id}", daemon=True).start()
 
         def _work(self, job: Any, run_times: Any) -> None:
             with self._turn:

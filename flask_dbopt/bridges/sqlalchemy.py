@@ -1,4 +1,4 @@
-"""SQLAlchemy engines, found or attached: their SQLite connections are of our class, their other statements are timed."""
+"""SQLAlchemy engines, found or attached: on SQLite their connections are of our class, elsewhere they are timed."""
 
 from __future__ import annotations
 
@@ -130,9 +130,7 @@ class _Counter:
     def stats(self) -> PoolStats:
         engine = self._engine()
         pool = None if engine is None else engine.pool
-        size, idle, lent, overflow = (
-            getattr(pool, name, int)() for name in ("size", "checkedin", "checkedout", "overflow")
-        )
+        size, idle, lent = (getattr(pool, name, int)() for name in ("size", "checkedin", "checkedout"))
         return PoolStats(
             pool_max=size + max(0, getattr(pool, "_max_overflow", 0)),
             pool_size=max(0, idle + lent),

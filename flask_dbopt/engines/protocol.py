@@ -69,7 +69,7 @@ class Footprint:
     writes: frozenset[str]
     functions: frozenset[str]
     deterministic: bool
-    """The same rows for the same database state: no clock, no chance, no connection state, no temp or attached table."""
+    """The same rows for the same database state: no clock, chance, connection state, temp or attached table."""
 
 
 class Watcher(Protocol):

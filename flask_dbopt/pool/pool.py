@@ -147,10 +147,10 @@ class Pool:
         """Take back whatever was lent to a context that ends; how many were forgotten."""
         forgotten = 0
         for entry in list(self.lent.values()):
-            if entry.context is not None and entry.context() is context:
-                if self.lent.pop(id(entry.connection), None) is not None:
-                    self._receive(entry)
-                    forgotten += 1
+            is_its = entry.context is not None and entry.context() is context
+            if is_its and self.lent.pop(id(entry.connection), None) is not None:
+                self._receive(entry)
+                forgotten += 1
         return forgotten
 
     def _receive(self, entry: Entry) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-
 from flask_dbopt.engines.sqlite.connector import Arguments, SQLiteConnector
 from flask_dbopt.errors import ConnectionReturned, DatabaseUnavailable, DBOptError, PoolTimeout
 from flask_dbopt.pool.pool import Pool
@@ -72,7 +71,9 @@ def test_a_closed_loan_stays_closed_when_its_connection_is_lent_again(make_pool:
         lambda c: c.interrupt(),
     ],
 )
-def test_every_use_of_a_returned_connection_raises(make_pool: Make, use: Callable[[sqlite3.Connection], object]) -> None:
+def test_every_use_of_a_returned_connection_raises(
+    make_pool: Make, use: Callable[[sqlite3.Connection], object]
+) -> None:
     connection = make_pool().lend(PLAIN)
     connection.close()
     with pytest.raises(ConnectionReturned, match="closed"):
@@ -172,7 +173,9 @@ def test_the_timeout_says_who_holds_the_connections(make_pool: Make) -> None:
     heard: list[str] = []
     pool = make_pool(maximum=2, timeout=0.05, emit=lambda name, **_: heard.append(name))
     held = [pool.lend(PLAIN, borrower="GET report"), pool.lend(PLAIN, borrower="GET list")]
-    with pytest.raises(PoolTimeout, match=r"no connection within 0\.05 s; 2 of 2 are lent \(oldest .*GET report\)") as raised:
+    with pytest.raises(
+        PoolTimeout, match=r"no connection within 0\.05 s; 2 of 2 are lent \(oldest .*GET report\)"
+    ) as raised:
         pool.lend(PLAIN)
     assert isinstance(raised.value, sqlite3.OperationalError)
     assert isinstance(raised.value, TimeoutError)
@@ -259,7 +262,7 @@ def test_a_replaced_file_drops_the_connections_to_the_old_one(make_pool: Make, p
     other.executescript("CREATE TABLE word (text); INSERT INTO word VALUES ('new')")
     other.close()
     pool.connector.identity()
-    os.replace(tmp_path / "other.db", path)
+    (tmp_path / "other.db").replace(path)
     connection = pool.lend(PLAIN)
     assert connection.execute("SELECT text FROM word").fetchall() == [("new",)]
     connection.close()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
 
 from flask_dbopt.engines.sqlite.connector import Arguments
 from flask_dbopt.pool.pool import Pool
@@ -99,7 +97,7 @@ def test_a_connection_that_somebody_keeps_holding_is_closed_for_real(pool: Pool,
 def test_connections_to_a_removed_file_are_closed_in_the_sweep(pool: Pool, upkeep: Upkeep, path: Path) -> None:
     use(pool, 2)
     pool.resize(0, 5)
-    os.unlink(path)
+    path.unlink()
     upkeep.sweep(0)
     assert pool.stats().pool_size == 0
     assert not path.exists()

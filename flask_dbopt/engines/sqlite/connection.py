@@ -22,12 +22,10 @@ from flask_dbopt.errors import ConnectionReturned
 class _Plain:
     """The road of a connection that is still being opened: it leads straight to the driver."""
 
-    look = None
-
-    def learn(self, sql: str, seconds: float) -> None: ...
-
-    def record(self, sql: str, seconds: float, rows: int, error: str | None, cached: bool) -> list[Any]:
-        return [sql, seconds, rows, error, cached]
+    def __init__(self) -> None:
+        self.look: Callable[..., Any] | None = None
+        self.learn: Callable[..., Any] = lambda sql, seconds: None
+        self.record: Callable[..., list[Any]] = lambda *record: list(record)
 
 
 PLAIN: Road = _Plain()
@@ -67,15 +65,18 @@ class Connection(sqlite3.Connection):
         cursor = _new_cursor(self, factory if factory is Cursor else joined_cursor(factory))
         if isinstance(cursor, Cursor):
             cursor._record = None
-        cursors = self._cursors
-        cursors.append(ref(cursor))
-        if len(cursors) > self._cursors_bound:
-            cursors[:] = [kept for kept in cursors if kept() is not None]
-            self._cursors_bound = max(32, 2 * len(cursors))
+        self._cursors.append(ref(cursor))
+        if len(self._cursors) > self._cursors_bound:
+            self._forget_dead_cursors()
         return cursor
 
     def execute(self, sql: str, parameters: Any = (), /) -> Any:
-        return self.cursor().execute(sql, parameters)
+        cursor = _new_cursor(self, Cursor)  # as self.cursor(), but for 0.2 µs less: most statements pass here
+        cursors = self._cursors
+        cursors.append(ref(cursor))
+        if len(cursors) > self._cursors_bound:
+            self._forget_dead_cursors()
+        return cursor.execute(sql, parameters)
 
     def executemany(self, sql: str, parameters: Iterable[Any], /) -> Any:
         return self.cursor().executemany(sql, parameters)
@@ -151,7 +152,11 @@ class Connection(sqlite3.Connection):
         for name in changed:
             if name not in self._pragmas:
                 row = _execute(_new_cursor(self), f"PRAGMA {name}").fetchone()
-                self._pragmas[name] = None if row is None else tuple(row)[0]
+                self._pragmas[name] = None if row is None else next(iter(tuple(row)))
+
+    def _forget_dead_cursors(self) -> None:
+        self._cursors = [kept for kept in self._cursors if kept() is not None]
+        self._cursors_bound = max(32, 2 * len(self._cursors))
 
     def close_cursors(self) -> None:
         """Close every cursor that is still referenced: a half-read one would pin its snapshot."""

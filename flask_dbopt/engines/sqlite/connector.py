@@ -26,7 +26,7 @@ _rollback = sqlite3.Connection.rollback
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """What ``sqlite3.connect`` takes, less the database: connections opened with equal ones can stand in for each other."""
+    """What ``sqlite3.connect`` takes, less the database. Connections opened with equal ones may stand in for each other."""
 
     timeout: float | None = None
     """Seconds; None: ``DBOPT_SQLITE_BUSY_TIMEOUT``."""

@@ -38,7 +38,7 @@ class Road(Protocol):
     look: Callable[[str, Any, Any, Identity | None], Answer | None] | None
     """``look(sql, parameters, factories, identity)``; None where there is no cache."""
 
-    learn: Callable[[str, float], None]
+    learn: Callable[[str, float], Any]
     """What a SELECT cost, for the cache to decide whether it is worth keeping."""
 
     record: Callable[[str, float, int, str | None, bool], list[Any]]
@@ -155,19 +155,19 @@ class Replay(Cursor):
         """As the driver's after a SELECT."""
         return -1
 
-    def execute(self, sql: str, parameters: Any = (), /) -> Cursor:
+    def execute(self, sql: str, parameters: Any = (), /) -> Any:
         return _end_replay(self).execute(sql, parameters)
 
-    def executemany(self, sql: str, parameters: Iterable[Any], /) -> Cursor:
+    def executemany(self, sql: str, parameters: Iterable[Any], /) -> Any:
         return _end_replay(self).executemany(sql, parameters)
 
-    def executescript(self, sql_script: str, /) -> Cursor:
+    def executescript(self, sql_script: str, /) -> Any:
         return _end_replay(self).executescript(sql_script)
 
     def close(self) -> None:
         _end_replay(self).close()
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Any:
         return self
 
     def __next__(self) -> Any:
