@@ -15,8 +15,9 @@ from typing import Any, Final
 # pay for a query that is repeated a few times between two changes.
 WORTH: Final = 25e-6
 
-# A doubt lasts as long as this: what could not be kept then may be keepable now.
+# Seconds until the engine is asked again. A schema seldom changes; what it could not say for a lock, it soon can.
 _REFUSAL: Final = 60.0
+_DOUBT: Final = 0.25
 _GENERATION: Final = 300.0
 _STATEMENTS: Final = 4096
 _LONGEST: Final = 100_000
@@ -165,9 +166,9 @@ class Admission:
         # Without a placeholder its values stand in its text, and may never come again.
         return any(mark in sql for mark in "?:@$") or self._sights.see(sql) is not Sight.FIRST
 
-    def refuse(self, sql: str) -> None:
-        """The engine says no, or cannot say. Ask again in a minute: the schema may have changed."""
-        _bounded(self._refused)[sql] = self._clock() + _REFUSAL
+    def refuse(self, sql: str, known: bool) -> None:
+        """The engine says that it may not be kept, or (not ``known``) cannot say at the moment."""
+        _bounded(self._refused)[sql] = self._clock() + (_REFUSAL if known else _DOUBT)
 
     def demote(self, sql: str) -> None:
         """It is cheaper than a hit."""

@@ -210,9 +210,9 @@ class Shelf:
         footprint = self._watcher.footprint(statement.sql)
         after = self._watcher.token(ticket._identity)
         with cache._lock:
-            if not _may_be_kept(footprint):
+            if footprint is not None and not _may_be_kept(footprint):
                 self._worthy.pop(statement.sql, None)
-                self._admission.refuse(statement.sql)
+                self._admission.refuse(statement.sql, known=True)
                 footprint = None
             if footprint is None or after != ticket._token or cache._generation != ticket._generation:
                 cache._refused += 1
@@ -231,10 +231,10 @@ class Shelf:
         self._used = True
         footprint = self._watcher.footprint(sql)
         with self._cache._lock:
-            if _may_be_kept(footprint):
+            if footprint is not None and _may_be_kept(footprint):
                 remember(self._worthy, Statement(sql, fingerprint(sql), seconds))
             else:
-                self._admission.refuse(sql)
+                self._admission.refuse(sql, known=footprint is not None)
 
     def _drop_untrue(self, token: Hashable | None) -> None:
         """Drop what was read from another state of the database than this one."""
@@ -389,5 +389,5 @@ class Cache:
         return count
 
 
-def _may_be_kept(footprint: Footprint | None) -> bool:
-    return footprint is not None and footprint.deterministic and not footprint.writes
+def _may_be_kept(footprint: Footprint) -> bool:
+    return footprint.deterministic and not footprint.writes

@@ -93,11 +93,16 @@ def test_text_without_placeholders_is_considered_the_second_time() -> None:
     assert admission.consider("SELECT * FROM word WHERE id = 1")
 
 
-def test_a_refused_statement_is_considered_again_after_a_minute() -> None:
+def test_a_refused_statement_is_considered_again_after_a_minute_and_a_doubtful_one_soon() -> None:
     now = [0.0]
     admission = Admission(lambda: now[0])
-    admission.refuse("SELECT ?")
+    admission.refuse("SELECT ?", known=True)
+    admission.refuse("SELECT ?, 2", known=False)
     assert not admission.consider("SELECT ?")
+    assert not admission.consider("SELECT ?, 2")
+    now[0] = 1.0
+    assert not admission.consider("SELECT ?")
+    assert admission.consider("SELECT ?, 2")
     now[0] = 61.0
     assert admission.consider("SELECT ?")
 
@@ -118,7 +123,7 @@ def test_a_cheap_statement_needs_ever_more_expensive_runs_to_be_considered_again
 def test_no_number_of_different_statements_grows_the_books() -> None:
     admission = Admission(lambda: 0.0)
     for number in range(10_000):
-        admission.refuse(f"SELECT ?, {number}")
+        admission.refuse(f"SELECT ?, {number}", known=True)
         admission.demote(f"SELECT ?, {number}")
     assert len(admission) <= 3 * 4096
     assert not admission.consider("x" * 200_000 + "?")

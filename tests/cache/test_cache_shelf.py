@@ -515,11 +515,13 @@ def test_letting_go_closes_the_handles_until_the_next_look(bench: Bench) -> None
 def test_after_close_nothing_is_served_kept_or_learned(bench: Bench) -> None:
     reader = bench.reader()
     reader.warm(SQL, (1,))
-    ticket = bench.shelf.look("SELECT text FROM word", (), FACTORIES, reader.identity)
+    bench.shelf.look(SQL, (2,), FACTORIES, reader.identity)
+    ticket = bench.shelf.look(SQL, (2,), FACTORIES, reader.identity)
+    assert isinstance(ticket, Ticket)
     bench.cache.close()
     bench.cache.close()
+    assert not ticket.keep([("b",), ("c",)], None)
     assert reader.never_kept(SQL, (1,))
-    assert ticket is None
     assert not bench.cache.stats().enabled
     assert bench.cache.stats().entries == 0
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from typing import Final
 from urllib.parse import quote
@@ -21,6 +22,22 @@ _FOOTPRINTS: Final = 2048
 _epochs = count(1)
 # Handles that a fork brought along. They are kept so that nothing ever closes them.
 _abandoned: list[sqlite3.Connection] = []
+
+
+@contextmanager
+def pinned(path: str | os.PathLike[str]) -> Iterator[Identity]:
+    """Which file is at this path; inside it, no other file gets the same inode number.
+
+    So a path that still names this file at the end named it all the time. Only such a descriptor (O_PATH) may
+    be closed: closing any other one would drop the locks that SQLite holds on the file.
+    """
+    pin = os.open(path, os.O_PATH | os.O_CLOEXEC) if hasattr(os, "O_PATH") else None
+    try:
+        found = os.stat(path if pin is None else pin)  # noqa: PTH116
+        yield found.st_dev, found.st_ino
+    finally:
+        if pin is not None:
+            os.close(pin)
 
 
 class SQLiteWatcher:
@@ -86,10 +103,9 @@ class SQLiteWatcher:
         try:
             # The file first: one that takes its place after this came after the look-up began.
             found = os.stat(self.path)  # noqa: PTH116  # half the time of Path.stat
-            if self._connection is None or (found.st_dev, found.st_ino) != self._identity:
-                connection = self._open(found)
-            else:
-                connection = self._connection
+            connection = self._connection
+            if connection is None or (found.st_dev, found.st_ino) != self._identity:
+                connection = self._open()
             ((version,),) = connection.execute("PRAGMA data_version").fetchall()
         except FileNotFoundError:
             self._let_go()  # a deleted file stays on the disk as long as anybody has it open
@@ -98,28 +114,44 @@ class SQLiteWatcher:
             return None  # locked, no permission, no database: not now
         return (self._epoch, version, found.st_size, found.st_mtime_ns)
 
-    def _open(self, found: os.stat_result) -> sqlite3.Connection:
-        """A new handle on the file that ``found`` describes."""
+    def _open(self) -> sqlite3.Connection:
+        """A new handle, and which file it is open on."""
         self._let_go()
-        uri = f"file://{quote(os.fsencode(self.path))}?mode=rw&cache=private"
+        with pinned(self.path) as identity:
+            try:
+                connection = self._connect("ro")
+            except sqlite3.OperationalError:
+                connection = self._connect("rw")  # WAL mode, and nobody else has it open
+            if connection.execute("PRAGMA journal_mode").fetchall() == [("wal",)]:
+                # A read-only connection cannot make the -shm file, nor tidy up when it is the last one.
+                connection.close()
+                connection = self._connect("rw")
+            found = os.stat(self.path)  # noqa: PTH116
+        if (found.st_dev, found.st_ino) != identity:
+            connection.close()
+            raise OSError("the file was replaced while it was opened")
+        self._connection, self._identity, self._epoch = connection, identity, next(_epochs)
+        return connection
+
+    def _connect(self, mode: str) -> sqlite3.Connection:
+        """Read-only wherever that works, because of files that are replaced.
+
+        A writable connection that is still on the old file takes the journal of the new one for a left-over
+        of its own, plays it back and deletes it.
+        """
+        uri = f"file://{quote(os.fsencode(self.path))}?mode={mode}&cache=private"
         connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
         try:
-            # Not mode=ro: a read-only connection cannot make the -shm file, nor remove it as the last one.
             connection.execute("PRAGMA query_only=ON")
             connection.execute("PRAGMA cache_size=-256")
             connection.execute("PRAGMA mmap_size=0")
             # A footprint shows all that a statement may touch, so let the triggers and cascades be seen.
             connection.execute("PRAGMA foreign_keys=ON")
             connection.execute("PRAGMA recursive_triggers=ON")
-            now = os.stat(self.path)  # noqa: PTH116
-            if (now.st_dev, now.st_ino) != (found.st_dev, found.st_ino):
-                raise OSError("the file was replaced while it was opened")  # noqa: TRY301
+            connection.execute("PRAGMA data_version").fetchall()
         except BaseException:
             connection.close()
             raise
-        self._connection = connection
-        self._identity = (found.st_dev, found.st_ino)
-        self._epoch = next(_epochs)
         return connection
 
     def _let_go(self) -> None:
