@@ -3,47 +3,72 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flask_dbopt.cli.target import target
-from flask_dbopt.cli.terminal import Screen, verb
-from flask_dbopt.errors import DBOptError
+from flask_dbopt.cli.terminal import FAILURE, FINE, Screen, complain, verb
+from flask_dbopt.errors import ConfigurationError, DBOptError
+
+if TYPE_CHECKING:
+    from flask_dbopt.optimizer import Optimizer
 
 
 @verb("config")
 @click.argument("names", metavar="[NAME…]", nargs=-1)
 @click.option("--changed", is_flag=True, help="Only what is not at its default.")
-def command(screen: Screen, names: tuple[str, ...], changed: bool) -> None:
-    """Every setting, its value and its source; or those whose names begin with NAME, such as pool."""
+def command(screen: Screen, names: tuple[str, ...], changed: bool) -> int:
+    """Every setting, its value and its source; or those whose names begin with NAME, such as pool.
+
+    Where the app's own settings cannot work it says why, and lists what there is to choose from.
+    """
+    words = tuple(name.lower().removeprefix("dbopt_") for name in names)
+    try:
+        optimizer = target().optimizer
+    except ConfigurationError as error:
+        message, rows = str(error.args[0]), _rows(words, None)
+        screen.data({"error": message, "hint": error.hint, "settings": rows})
+        _show(screen, rows)
+        if not screen.as_json:
+            complain(message)
+        return FAILURE
+    rows = _rows(words, optimizer)
+    if changed:
+        rows = {key: row for key, row in rows.items() if row["source"] != "default"}
+    screen.data(rows)
+    _show(screen, rows)
+    return FINE
+
+
+def _rows(words: tuple[str, ...], optimizer: Optimizer | None) -> dict[str, dict[str, Any]]:
+    """The settings that begin with one of ``words``, or all; without an optimizer, without values."""
     from flask_dbopt.settings import SETTINGS
 
-    optimizer = target().optimizer
-    words = [name.lower().removeprefix("dbopt_") for name in names]
-    for name, word in zip(names, words, strict=True):
-        if not any(known.startswith(word) for known in SETTINGS):
-            raise DBOptError(f"there is no setting {name}", hint="flask db-opt config lists them all")
-    rows: dict[str, dict[str, Any]] = {}
-    for one in SETTINGS.values():
-        source = optimizer.sources[one.name]
-        if (words and not one.name.startswith(tuple(words))) or (changed and source == "default"):
-            continue
-        rows[one.key] = {
-            "value": optimizer.settings.shown(one.name),
-            "source": source,
+    for word in words:
+        if not any(name.startswith(word) for name in SETTINGS):
+            raise DBOptError(f"there is no setting {word}", hint="flask db-opt config lists them all")
+    return {
+        one.key: {
+            "value": None if optimizer is None else optimizer.settings.shown(one.name),
+            "source": None if optimizer is None else optimizer.sources[one.name],
             "default": one.shown(one.default),
             "meaning": one.meaning,
             "unit": one.unit,
         }
-    screen.data(rows)
+        for one in SETTINGS.values()
+        if not words or one.name.startswith(words)
+    }
+
+
+def _show(screen: Screen, rows: dict[str, dict[str, Any]]) -> None:
     screen.table(
         ("Setting", "Value", "From", "Meaning"),
         [
             (
                 key,
-                _text(row["value"]),
-                row["source"],
+                _text(row["default"] if row["source"] is None else row["value"]),
+                row["source"] or "default",
                 row["meaning"] + (f" ({row['unit']})" if row["unit"] else ""),
             )
             for key, row in rows.items()
