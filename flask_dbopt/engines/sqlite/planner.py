@@ -54,10 +54,16 @@ class SQLitePlanner:
     """Looks at one database file. Thread-safe: each call works on a connection of its own."""
 
     def __init__(
-        self, path: str | Path, *, timeout: float = 1.0, clock: Callable[[], float] = time.monotonic
+        self,
+        path: str | Path,
+        *,
+        timeout: float = 1.0,
+        build_timeout: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``timeout`` and ``build_timeout``: seconds to wait for a lock, when looking and when building."""
         self.path = Path(path)
-        self._timeout = timeout
+        self._timeout, self._build_timeout = timeout, build_timeout
         self._clock = clock
         self._schema: tuple[object, Schema] | None = None
         self._counts: dict[str, tuple[float, RowCount]] = {}
@@ -130,13 +136,9 @@ class SQLitePlanner:
                 connection.execute("COMMIT")
         except (sqlite3.Error, sqlite3.Warning) as error:
             code = getattr(error, "sqlite_errorname", "")
-            if code.startswith(
-                ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_NOTADB", "SQLITE_READONLY")
-            ):
+            if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_NOTADB", "SQLITE_READONLY")):
                 raise self._unavailable(error) from error
-            raise AdviceError(
-                f"the index was not built: {error}", hint="the database is as it was before"
-            ) from error
+            raise AdviceError(f"the index was not built: {error}", hint="the database is as it was before") from error
 
     # --- connections --------------------------------------------------------------------------------------
 
@@ -146,7 +148,7 @@ class SQLitePlanner:
         connection = sqlite3.connect(
             self.path.absolute().as_uri() + "?mode=rw",
             uri=True,
-            timeout=self._timeout if query_only else max(self._timeout, 5.0),
+            timeout=self._timeout if query_only else self._build_timeout,
             isolation_level=None,
         )
         with closing(connection):
@@ -162,11 +164,7 @@ class SQLitePlanner:
             yield connection
 
     def _unavailable(self, error: Exception) -> DatabaseUnavailable:
-        hint = (
-            "another connection holds it; try again"
-            if "locked" in str(error)
-            else "check the path and its rights"
-        )
+        hint = "another connection holds it; try again" if "locked" in str(error) else "check the path and its rights"
         return DatabaseUnavailable(f"{self.path} can not be used for index advice now: {error}", hint=hint)
 
     # --- what the database says ---------------------------------------------------------------------------
@@ -200,18 +198,17 @@ class SQLitePlanner:
     def _cloned(self, schema: Schema, statistics: Statistics) -> sqlite3.Connection:
         """A clone to add to and to close; copied from a kept image where the SQLite library can."""
         kept = self._image
-        if kept is not None and kept[0] is schema and kept[1] == statistics:
-            clone = sqlite3.connect(":memory:", isolation_level=None)
-            clone.deserialize(kept[2])
-            return clone
-        clone = clones.build(schema, statistics)
-        if hasattr(clone, "serialize"):
-            self._image = (schema, statistics, clone.serialize())
+        if kept is None or kept[0] is not schema or kept[1] != statistics:
+            built = clones.build(schema, statistics)
+            if not hasattr(built, "serialize"):
+                return built
+            with closing(built):
+                kept = self._image = (schema, statistics, built.serialize())
+        clone = sqlite3.connect(":memory:", isolation_level=None)
+        clone.deserialize(kept[2])
         return clone
 
-    def _add(
-        self, clone: sqlite3.Connection, index_sql: str, connection: sqlite3.Connection, schema: Schema
-    ) -> None:
+    def _add(self, clone: sqlite3.Connection, index_sql: str, connection: sqlite3.Connection, schema: Schema) -> None:
         before = index_names(clone)
         clone.execute(index_sql)
         for name, written in index_names(clone).items():

@@ -39,6 +39,31 @@ _STOPS = {
 _SUFFIX = re.compile(r"( LEFT-JOIN| RIGHT-JOIN| EXISTS)+$")
 
 
+def _defined_by_with(sql: str) -> set[str]:
+    """The names that WITH gives to its SELECTs; they hide tables of the same name."""
+    found: set[str] = set()
+    depth = 0
+    lists: list[int] = []  # the depths at which a WITH is being read
+    expected = False
+    for match in _TOKEN.finditer(sql):
+        mark, word = match["mark"], (match["word"] or "").lower()
+        depth += {"(": 1, ")": -1}.get(mark, 0)
+        if lists and depth < lists[-1]:
+            lists.pop()
+        if word == "with":
+            lists.append(depth)
+            expected = True
+        elif lists and depth == lists[-1]:
+            if expected and (match["quoted"] or (word and word != "recursive")):
+                found.add(_unquoted(match["quoted"]) if match["quoted"] else word)
+                expected = False
+            elif mark == ",":
+                expected = True
+            elif word in {"select", "values", "insert", "update", "delete", "replace"}:
+                lists.pop()
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Names:
     """What the names in a plan stand for; keys are lower case."""
@@ -60,7 +85,7 @@ def aliases(sql: str, tables: Iterable[str]) -> dict[str, set[str]]:
 
     ``sql`` may be several statements, such as the query and the views beneath it.
     """
-    known = set(tables)
+    known = set(tables) - _defined_by_with(sql)
     found = {name: {name} for name in known}
     stack: list[bool] = []
     in_from, table = False, ""
