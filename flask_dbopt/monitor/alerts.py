@@ -74,9 +74,7 @@ def examine(evidence: Evidence, thresholds: Thresholds) -> list[Finding]:
     ]
 
 
-def settle(
-    findings: Iterable[Finding], raised: Iterable[Alert], now: float
-) -> tuple[list[Alert], list[Alert]]:
+def settle(findings: Iterable[Finding], raised: Iterable[Alert], now: float) -> tuple[list[Alert], list[Alert]]:
     """The alerts to raise and those that are resolved. What is no longer found at all is resolved too."""
     by_key = {(finding.rule, finding.subject): finding for finding in findings}
     standing = {(alert.rule, alert.subject): alert for alert in raised}
@@ -125,9 +123,7 @@ def _pools(evidence: Evidence, threshold: float | None) -> Iterable[Finding]:
             continue
         pool = _pool(name)
         ratio = evidence.lately.get(f"pool.{pool}.requests_immediate", 0) / loans
-        message = (
-            f"the pool of {pool} served {ratio:.0%} of {loans:.0f} loans at once, less than {threshold:.0%}"
-        )
+        message = f"the pool of {pool} served {ratio:.0%} of {loans:.0f} loans at once, less than {threshold:.0%}"
         yield Finding("pool_hit_ratio", pool, message, ratio, threshold, _too_low(ratio, threshold))
 
 

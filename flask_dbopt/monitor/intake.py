@@ -153,9 +153,7 @@ class Intake:
     def _count_runs(self, records: list[Record], endpoint: str, at: float) -> None:
         if not records:
             return
-        for sql, seconds, *_ in self.tally.statements(
-            records, endpoint, at, self._settings.monitor_slow_seconds
-        ):
+        for sql, seconds, *_ in self.tally.statements(records, endpoint, at, self._settings.monitor_slow_seconds):
             self._later("slow_query", sql=fingerprint(sql), seconds=seconds, endpoint=endpoint)
         if signals.query_executed.receivers:
             for sql, seconds, rows, error, cached in records:

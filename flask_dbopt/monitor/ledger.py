@@ -84,14 +84,8 @@ class Ledger:
                     (s.id, s.query, s.first_seen, s.last_seen, s.place, json.dumps(list(s.endpoints)))
                     for s in tally.shapes.values()
                 ],
-                [
-                    (FINEST, slot, name, *q.figures(), pack(q.buckets))
-                    for (slot, name), q in tally.queries.items()
-                ],
-                [
-                    (FINEST, slot, name, *e.figures(), pack(e.buckets))
-                    for (slot, name), e in tally.endpoints.items()
-                ],
+                [(FINEST, slot, name, *q.figures(), pack(q.buckets)) for (slot, name), q in tally.queries.items()],
+                [(FINEST, slot, name, *e.figures(), pack(e.buckets)) for (slot, name), e in tally.endpoints.items()],
                 [(FINEST, slot, name, amount) for (slot, name), amount in tally.counters.items()],
             )
             if worker is not None:
@@ -385,9 +379,7 @@ def _add(
                 crowded[row[0]] = OTHER_ID
                 row = (OTHER_ID, OTHER, *row[2:])
         connection.execute(schema.ADD_STATEMENT, row)
-    connection.executemany(
-        schema.ADD_QUERY, ((*row[:2], crowded.get(row[2], row[2]), *row[3:]) for row in queries)
-    )
+    connection.executemany(schema.ADD_QUERY, ((*row[:2], crowded.get(row[2], row[2]), *row[3:]) for row in queries))
     connection.executemany(schema.ADD_ENDPOINT, endpoints)
     connection.executemany(schema.ADD_COUNTER, counters)
 

@@ -60,9 +60,7 @@ class _Source:
 
     __slots__ = ("counters", "gauges", "last")
 
-    def __init__(
-        self, counters: Callable[[], Mapping[str, float]], gauges: Callable[[], Mapping[str, float]]
-    ) -> None:
+    def __init__(self, counters: Callable[[], Mapping[str, float]], gauges: Callable[[], Mapping[str, float]]) -> None:
         self.counters = counters
         self.gauges = gauges
         self.last: Mapping[str, float] = {}

@@ -85,9 +85,7 @@ def plan_steps(since: float, now: float, points: int) -> tuple[int, int, int]:
         width += fine
 
 
-def series(
-    base: int, width: int, count: int, steps: Steps, counters: Mapping[tuple[int, str], float]
-) -> list[Point]:
+def series(base: int, width: int, count: int, steps: Steps, counters: Mapping[tuple[int, str], float]) -> list[Point]:
     """A chart's points, the quiet ones too. Slots coarser than a step fall into the step they begin in."""
     sums = [EndpointSum() for _ in range(count)]
     # Time outside requests is no part of a request's, but its statements are statements.

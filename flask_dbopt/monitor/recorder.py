@@ -15,6 +15,8 @@ PENDING = 10_000
 PER_REQUEST = 2_000
 #: Of those, the newest stay with the request: their cursors may still be fetching.
 KEPT_BACK = 100
+#: Requests inside one another that are believed to be so.
+NESTED = 8
 
 
 def _nothing() -> None:
@@ -26,9 +28,7 @@ class Recorder:
 
     __slots__ = ("_spilling", "_timer", "finished", "full", "loose", "pending")
 
-    def __init__(
-        self, *, full: Callable[[], None] = _nothing, timer: Callable[[], float] = time.perf_counter
-    ) -> None:
+    def __init__(self, *, full: Callable[[], None] = _nothing, timer: Callable[[], float] = time.perf_counter) -> None:
         self.loose: deque[Record] = deque()
         """Records run outside any request."""
         self.finished: deque[RequestCost] = deque()
@@ -56,8 +56,11 @@ class Recorder:
         return record
 
     def begin(self, endpoint: str, method: str) -> RequestCost:
-        """A request starts in this context."""
+        """A request starts in this context, perhaps in the midst of another, which then waits."""
         cost = RequestCost(endpoint, method, self._timer(), self)
+        if (outer := CURRENT.get()) is not None:
+            cost.outer = outer
+            self._end_forgotten(outer)
         CURRENT.set(cost)
         return cost
 
@@ -69,7 +72,11 @@ class Recorder:
         cost.status = status
         cost.recorder = None
         if CURRENT.get() is cost:
-            CURRENT.set(None)
+            outer = cost.outer
+            while outer is not None and outer.ended is not None:
+                outer = outer.outer
+            CURRENT.set(outer)
+        cost.outer = None
         self.pending += len(cost.records) + 1
         self.finished.append(cost)
         if self.pending >= PENDING:
@@ -82,6 +89,18 @@ class Recorder:
         self.pending = 0
         self._spilling = threading.Lock()
         CURRENT.set(None)
+
+    def _end_forgotten(self, cost: RequestCost) -> None:
+        """Requests whose end nobody told (an app's teardown raised) pile up like nested ones: end the first."""
+        depth = 1
+        while cost.outer is not None:
+            depth += 1
+            inner, cost = cost, cost.outer
+            if depth > NESTED:
+                inner.outer = None
+                if cost.recorder is self:
+                    self.end(cost, None)
+                return
 
     def _spill(self, cost: RequestCost) -> None:
         """Keep an endless request's memory bounded: all but its newest records are folded ahead of it."""

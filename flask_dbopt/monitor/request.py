@@ -13,7 +13,7 @@ Record = list[Any]
 class RequestCost:
     """A request that is being served, or was: the recorder fills it, the monitor folds it."""
 
-    __slots__ = ("ended", "endpoint", "method", "recorder", "records", "started", "status")
+    __slots__ = ("ended", "endpoint", "method", "outer", "recorder", "records", "started", "status")
 
     def __init__(self, endpoint: str, method: str, started: float, recorder: object | None) -> None:
         self.endpoint = endpoint
@@ -22,6 +22,8 @@ class RequestCost:
         self.recorder = recorder
         """Whoever counts it; None once it has ended, so that a straggler's statements are not lost in it."""
         self.records: list[Record] = []
+        self.outer: RequestCost | None = None
+        """The request that this one was made in the midst of, if any."""
         self.ended: float | None = None
         """None in ``Recorder.finished``: only a part of a request that is still running."""
         self.status: int | None = None

@@ -236,9 +236,7 @@ class Tally:
                 found.setdefault(((slot - base) // width, name), EndpointSum()).merge(endpoint)
         return found
 
-    def counters_since(
-        self, since: float, base: int = 0, width: int = 1 << 60
-    ) -> dict[tuple[int, str], float]:
+    def counters_since(self, since: float, base: int = 0, width: int = 1 << 60) -> dict[tuple[int, str], float]:
         """The counters in the same manner."""
         found: dict[tuple[int, str], float] = {}
         for (slot, name), amount in self.counters.items():
