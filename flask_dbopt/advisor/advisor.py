@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flask_dbopt.advisor.candidates import Candidate, aliases_of, candidates, predicates_on
-from flask_dbopt.advisor.findings import Finding, whole_reads
+from flask_dbopt.advisor.findings import Finding, costly_reads
 from flask_dbopt.advisor.trial import Trial, attempt
 from flask_dbopt.advisor.verdict import Case, Statement, combine, existing, reason
 from flask_dbopt.engines.protocol import Plan, Planner, Table
@@ -92,14 +92,15 @@ class Advisor:
         kept = self._kept
         if not force and kept is not None and 0 <= self._clock() - kept[0] < ADVICE_KEPT:
             return kept[1]
-        if not self._lock.acquire(blocking=force):
+        lock = self._lock
+        if not lock.acquire(blocking=force):
             # Somebody else is at it: what was true a minute ago will do.
             return kept[1] if kept else ()
         try:
             advice = self._advise()
             self._kept = (self._clock(), advice)
         finally:
-            self._lock.release()
+            lock.release()
         for each in advice:
             if each.id not in self._announced:
                 self._announced.add(each.id)
@@ -119,9 +120,7 @@ class Advisor:
         lines = []
         for step in plan.steps:
             key = (step.table or "").lower()
-            conditions = (
-                _conditions(sql, tables[key], tables) if step.reads_whole_table and key in tables else ()
-            )
+            conditions = _conditions(sql, tables[key], tables) if step.reads_whole_table and key in tables else ()
             texts = ", ".join(dict.fromkeys(f"`{each.text}`" for each in conditions))
             lines.append(step.reading + (f"; no index helps {texts}" if texts else ""))
         return tuple(lines)
@@ -134,9 +133,9 @@ class Advisor:
         if plan.problem:
             return f"{plan.problem[:1].upper()}{plan.problem[1:]}."
         tables = self._planner.tables()
-        findings = whole_reads(plan, tables, self._min_rows)
+        findings = costly_reads(plan, tables, self._min_rows)
         if not findings:
-            return f"No table of {self._min_rows:,} rows or more is read whole."
+            return f"No table of {self._min_rows:,} rows or more is read whole, or in large part."
         if read_selects(sql) is None:
             return "Its conditions could not be read, so nothing is advised."
         return " ".join(self._why_not(sql, plan, finding, tables) for finding in findings)
@@ -173,7 +172,7 @@ class Advisor:
             if self._clock() > deadline:
                 break
             before = self._planner.explain(statement.query)
-            for finding in whole_reads(before, tables, self._min_rows):
+            for finding in costly_reads(before, tables, self._min_rows):
                 trial = self._first_that_helps(statement.query, before, finding, tables)
                 if trial is not None:
                     cases.append(Case(statement, trial))
@@ -194,9 +193,7 @@ class Advisor:
             and first_word(statement.query) in {"select", "with"}
         )
 
-    def _first_that_helps(
-        self, sql: str, before: Plan, finding: Finding, tables: Mapping[str, Table]
-    ) -> Trial | None:
+    def _first_that_helps(self, sql: str, before: Plan, finding: Finding, tables: Mapping[str, Table]) -> Trial | None:
         for candidate in candidates(read_selects(sql) or (), finding.table, tables):
             if existing(finding.table, candidate) is None:
                 trial = self._try(sql, before, candidate, tables)
@@ -219,7 +216,7 @@ class Advisor:
         for candidate in candidates(selects, table, tables):
             index = existing(table, candidate)
             if index is not None:
-                refusals[f"the index {index.name} begins with {_listed(candidate)} and is not used"] = None
+                refusals[f"the index {index.name} begins with {_listed(candidate)} already"] = None
                 continue
             trial = self._try(sql, before, candidate, tables)
             if not trial.refusal:

@@ -77,7 +77,7 @@ class Candidate:
     def name(self, taken: Iterable[str]) -> str:
         """A name that says what it is, unlike any in ``taken`` (lower case)."""
         words = "_".join(["ix", self.table, *map(str, self.parts)]).lower().replace(" collate ", "_")
-        words = re.sub(r"\W+", "_", words, flags=re.ASCII).strip("_")[:60]
+        words = re.sub(r"[\W_]+", "_", words, flags=re.ASCII).strip("_")[:60]
         used = set(taken)
         names = (words if number == 1 else f"{words}_{number}" for number in range(1, len(used) + 2))
         return next(name for name in names if name not in used)
@@ -104,9 +104,7 @@ def aliases_of(select: Select, table: Table) -> list[str]:
     return [source.alias for source in select.sources if source.table == table.name.lower()]
 
 
-def predicates_on(
-    select: Select, alias: str, table: Table, tables: Mapping[str, Table]
-) -> tuple[Predicate, ...]:
+def predicates_on(select: Select, alias: str, table: Table, tables: Mapping[str, Table]) -> tuple[Predicate, ...]:
     """The conditions in which a column of this source takes part."""
     return tuple(
         predicate
@@ -144,12 +142,10 @@ def _for_source(select: Select, alias: str, table: Table, tables: Mapping[str, T
         kept = ranges if predicate.kind == "range" else joins if predicate.others else constants
         kept.setdefault(part, predicate)
     order = _order(select, alias, table, tables)
-    equals = [tuple(each)[:MOST_EQUAL] for each in ({**constants, **joins}, constants, joins)]
+    equals = [tuple(each)[:MOST_EQUAL] for each in (constants, joins, {**constants, **joins})]
     for equal in dict.fromkeys(each for each in equals if each):
         in_order = tuple(_in_order(select, table, equal, order))
-        in_range = tuple(
-            Candidate(table.name, equal, (part,), ranges=True) for part in ranges if part not in equal
-        )
+        in_range = tuple(Candidate(table.name, equal, (part,), ranges=True) for part in ranges if part not in equal)
         yield from in_order + in_range if select.limited else in_range + in_order
         yield Candidate(table.name, equal)
     if not constants and not joins:
@@ -158,9 +154,7 @@ def _for_source(select: Select, alias: str, table: Table, tables: Mapping[str, T
         yield from (candidate for candidate in _in_order(select, table, (), order) if candidate.stops_early)
 
 
-def _in_order(
-    select: Select, table: Table, equal: tuple[Part, ...], order: tuple[Part, ...]
-) -> Iterator[Candidate]:
+def _in_order(select: Select, table: Table, equal: tuple[Part, ...], order: tuple[Part, ...]) -> Iterator[Candidate]:
     """Shorter ones first: a primary key that only breaks ties is at the end of every index already."""
     wanted = tuple(part for part in order if part.name not in {each.name for each in equal})
     names = {part.name.lower() for part in equal}
@@ -185,9 +179,7 @@ def _order(select: Select, alias: str, table: Table, tables: Mapping[str, Table]
     return tuple(parts)
 
 
-def _spelled(
-    column: Column, select: Select, alias: str, table: Table, tables: Mapping[str, Table]
-) -> str | None:
+def _spelled(column: Column, select: Select, alias: str, table: Table, tables: Mapping[str, Table]) -> str | None:
     """The column as the schema spells it if it is this source's; None if it is another's or nobody knows."""
     name = next((each for each in table.columns if each.lower() == column.name), None)
     if name is None or column.source not in {None, alias}:

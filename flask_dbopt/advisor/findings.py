@@ -1,4 +1,4 @@
-"""What is wrong with a plan: large tables that it reads whole. Pure."""
+"""What is wrong with a plan: large tables that it reads whole, or nearly so. Pure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flask_dbopt.engines.protocol import Plan, Step, Table
+
+#: A look-up that finds more than this part of a table is no quicker than reading the table: measured with
+#: SQLite 3.40 on 320,000 rows, the two take the same time at one row in ten (16 ms), at one in five the index
+#: takes 25 ms and the scan 18 ms.
+WORTH_A_LOOKUP = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,13 +21,23 @@ class Finding:
     step: Step
 
 
-def whole_reads(plan: Plan, tables: Mapping[str, Table], min_rows: int) -> tuple[Finding, ...]:
-    """Each table of ``min_rows`` rows or more that is read whole, the largest first and each once."""
+def costly_reads(plan: Plan, tables: Mapping[str, Table], min_rows: int) -> tuple[Finding, ...]:
+    """Each table of ``min_rows`` rows or more that is read whole or nearly so, the largest first, each once."""
     found: dict[str, Finding] = {}
     for step in plan.steps:
         key = (step.table or "").lower()
-        if step.reads_whole_table and key in tables and key not in found:
+        if is_costly(step) and key in tables and key not in found:
             table = tables[key]
             if table.rows >= min_rows:
                 found[key] = Finding(table, step)
     return tuple(sorted(found.values(), key=lambda finding: -finding.table.rows))
+
+
+def is_costly(step: Step) -> bool:
+    """Reads its whole table, or looks up so much of it that reading the whole would be as quick."""
+    return step.reads_whole_table or (not step.may_stop and share(step) > WORTH_A_LOOKUP)
+
+
+def share(step: Step) -> float:
+    """The part of its table that one look-up touches, where statistics tell and it is touched at all."""
+    return 0.0 if step.covering or step.finds is None or not step.rows else step.finds / step.rows

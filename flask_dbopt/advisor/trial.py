@@ -5,12 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flask_dbopt.advisor.candidates import Candidate
-from flask_dbopt.engines.protocol import Plan, Planner, Step
-
-#: A look-up that finds more than this part of a table is no quicker than reading the table: measured with
-#: SQLite 3.40 on 320,000 rows, the two take the same time at one row in ten (16 ms), at one in five the index
-#: takes 25 ms and the scan 18 ms.
-WORTH_A_LOOKUP = 0.1
+from flask_dbopt.advisor.findings import WORTH_A_LOOKUP, is_costly, share
+from flask_dbopt.engines.protocol import Plan, Planner
 
 #: What a comparison with < or > is taken to leave over, as SQLite itself does without a histogram.
 LEFT_BY_A_RANGE = 0.25
@@ -45,34 +41,27 @@ def _refusal(before: Plan, after: Plan, candidate: Candidate, name: str) -> str:
     if candidate.sorts and not sorts_less:
         return "the result would still be sorted"
     if not (candidate.stops_early and sorts_less):
-        if _whole(after, table) >= _whole(before, table):
+        part = max(map(share, used)) * (LEFT_BY_A_RANGE if candidate.ranges else 1.0)
+        if part > WORTH_A_LOOKUP:
+            return f"one look-up would find {part:.0%} of the table: reading all of it is as quick"
+        if _costly(after, table, name if candidate.ranges else "") >= _costly(before, table):
             return "the table would still be read whole"
-        share = max((_share(step, candidate) for step in used), default=0.0)
-        if share > WORTH_A_LOOKUP:
-            return f"one look-up would find {share:.0%} of the table: reading all of it is as quick"
     if _rows_elsewhere(after, table) > _rows_elsewhere(before, table):
         return "another table would be read whole instead"
     return ""
 
 
-def _whole(plan: Plan, table: str) -> int:
-    return sum(step.reads_whole_table and (step.table or "").lower() == table for step in plan.steps)
+def _costly(plan: Plan, table: str, fine: str = "") -> int:
+    """How many steps read much of ``table``, but for those that use the index called ``fine``."""
+    return sum(
+        is_costly(step) and (step.table or "").lower() == table and (not fine or step.index != fine)
+        for step in plan.steps
+    )
 
 
 def _rows_elsewhere(plan: Plan, table: str) -> int:
-    return sum(
-        step.rows or 0
-        for step in plan.steps
-        if step.reads_whole_table and (step.table or "").lower() != table
-    )
+    return sum(step.rows or 0 for step in plan.steps if step.reads_whole_table and (step.table or "").lower() != table)
 
 
 def _sorts(plan: Plan) -> int:
     return sum(step.sorts for step in plan.steps)
-
-
-def _share(step: Step, candidate: Candidate) -> float:
-    """The part of the table that one look-up touches, where statistics tell and it is touched at all."""
-    if step.covering or step.finds is None or not step.rows:
-        return 0.0
-    return step.finds / step.rows * (LEFT_BY_A_RANGE if candidate.ranges else 1.0)

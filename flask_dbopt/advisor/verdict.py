@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from flask_dbopt.advisor.candidates import Candidate, merge
+from flask_dbopt.advisor.findings import is_costly
 from flask_dbopt.advisor.trial import Trial
 from flask_dbopt.engines.protocol import Index, Plan, Table
 
@@ -110,7 +111,7 @@ def _today(plan: Plan, table: Table) -> str:
     return ", ".join(
         step.reading
         for step in plan.steps
-        if step.sorts or (step.reads_whole_table and (step.table or "").lower() == table.name.lower())
+        if step.sorts or (is_costly(step) and (step.table or "").lower() == table.name.lower())
     )
 
 

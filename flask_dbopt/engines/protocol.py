@@ -116,6 +116,8 @@ class Step:
     sorts: bool = False
     rows: int | None = None
     """Rows in the table that is read, where known."""
+    may_stop: bool = False
+    """LIMIT may end it before all its rows are read."""
     covering: bool = False
     """The index alone answers; the table is not touched."""
     finds: int | None = None

@@ -218,6 +218,7 @@ def _access(
         and name not in computed
         and far != "the first rows",
         rows=known[0] if known else None,
+        may_stop=far != "everything",
         covering=bool(alone and index),
         finds=shares[equal - 1] if not scan and 0 < equal <= len(shares) else None,
         reading=words + (again if not automatic else "") + (_STOPS[far] if scan and not virtual else ""),
