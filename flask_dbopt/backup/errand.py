@@ -136,7 +136,7 @@ def _end_with_parent(job: Mapping[str, Any]) -> None:
 
     def look(signum: int, frame: FrameType | None) -> None:
         if os.getppid() != job["parent"] or time.time() > job["until"]:
-            os._exit(1)
+            sys.exit(1)
 
     signal.signal(signal.SIGALRM, look)
     signal.setitimer(signal.ITIMER_REAL, 1.0, 1.0)
@@ -147,14 +147,16 @@ def main() -> None:
     with contextlib.suppress(OSError):
         os.nice(5)
     job = json.load(sys.stdin)
-    _end_with_parent(job)
     try:
+        _end_with_parent(job)
         answer = do(job)
     except DBOptError as error:
         answer = {"error": str(error.args[0]), "hint": error.hint}
     except OSError as error:
         told = explain(error)
         answer = {"error": str(told.args[0]), "hint": told.hint}
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)  # Python's shutdown puts the deadly default handler back
     json.dump(answer, sys.stdout)
     sys.stdout.flush()
 

@@ -48,17 +48,13 @@ def test_litestream_restores_a_wal_database_whose_frames_are_not_in_the_file_yet
     assert (record.page_size, record.source_bytes) == (page_size, record.pages * page_size)
 
 
-def test_litestream_restores_a_database_in_delete_mode(
-    build: Build, room: Room, litestream: Litestream
-) -> None:
+def test_litestream_restores_a_database_in_delete_mode(build: Build, room: Room, litestream: Litestream) -> None:
     with closing(build(3000, mode="delete")) as connection:
         room().take()
         assert litestream(room()) == connection.serialize()
 
 
-def test_litestream_restores_pages_that_would_not_compress(
-    build: Build, room: Room, litestream: Litestream
-) -> None:
+def test_litestream_restores_pages_that_would_not_compress(build: Build, room: Room, litestream: Litestream) -> None:
     with closing(build(10)) as connection:
         connection.execute("CREATE TABLE noise AS SELECT randomblob(300000) AS bytes")
         room().take()
@@ -87,9 +83,7 @@ def test_litestream_restores_tables_without_rowid_and_pages_on_the_freelist(
         assert litestream(room()) == connection.serialize()
 
 
-def test_litestream_restores_a_database_without_tables(
-    tmp_path: Path, room: Room, litestream: Litestream
-) -> None:
+def test_litestream_restores_a_database_without_tables(tmp_path: Path, room: Room, litestream: Litestream) -> None:
     with closing(sqlite3.connect(tmp_path / "app.db", isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode=wal")
         connection.execute("PRAGMA user_version=7")
@@ -140,9 +134,7 @@ def test_backups_taken_while_another_process_writes_hold_whole_transactions(
         writer.stdout.close()
 
 
-def test_litestream_finds_each_backup_by_number_and_by_time(
-    build: Build, room: Room, litestream: Litestream
-) -> None:
+def test_litestream_finds_each_backup_by_number_and_by_time(build: Build, room: Room, litestream: Litestream) -> None:
     with closing(build(100)) as connection:
         states, records = [], []
         for number in range(3):

@@ -38,9 +38,7 @@ def test_a_backup_is_listed_with_all_a_person_wants_to_know(build: Build, room: 
     assert told[1][1] == {"database": "default", "backup": record}
 
 
-def test_only_its_owner_may_read_a_backup_and_git_leaves_it_alone(
-    build: Build, room: Room, tmp_path: Path
-) -> None:
+def test_only_its_owner_may_read_a_backup_and_git_leaves_it_alone(build: Build, room: Room, tmp_path: Path) -> None:
     build(10).close()
     path = Path(room().take().path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -72,9 +70,7 @@ def test_a_lost_catalog_is_made_up_from_the_files(build: Build, room: Room) -> N
     assert backups.take().txid == 3
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", '{"format": 1}', "[]", '{"format": 1, "last_txid": 0, "backups": [{}]}']
-)
+@pytest.mark.parametrize("text", ["", "{", '{"format": 1}', "[]", '{"format": 1, "last_txid": 0, "backups": [{}]}'])
 def test_a_damaged_catalog_is_set_aside_never_deleted(build: Build, room: Room, text: str) -> None:
     build(10).close()
     backups = room()
@@ -228,9 +224,7 @@ def test_prune_removes_what_the_policy_does_not_keep(build: Build, room: Room) -
     assert backups.list() == (second,)
 
 
-def test_a_backup_is_due_after_the_interval_and_a_safety_backup_does_not_count(
-    build: Build, room: Room
-) -> None:
+def test_a_backup_is_due_after_the_interval_and_a_safety_backup_does_not_count(build: Build, room: Room) -> None:
     build(10)
     clock = [1_800_000_000.0]
     backups = room(clock=lambda: clock[0])

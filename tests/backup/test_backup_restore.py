@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -27,7 +26,6 @@ READER = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)
 seen = []
-print("reading", flush=True)
 while True:
     connection.execute("BEGIN")
     first = connection.execute("SELECT count(*), total(length(text)) FROM word").fetchone()
@@ -90,22 +88,30 @@ def test_others_go_on_through_a_live_restore_and_see_the_old_or_the_new_state_on
         )
         for script in (READER, READER, WRITER)
     ]
-    try:
-        for other in others:
+    writer = others[2]
+    told: list[list[str]] = [[], [], []]
+
+    def listen() -> None:
+        for other, lines in zip(others, told, strict=True):
             assert other.stdout is not None
-            other.stdout.readline()
-        time.sleep(0.3)
+            lines.append(other.stdout.readline()[2:5])
+
+    try:
+        listen()
         done = backups.restore(record.id)
-        time.sleep(0.5)
-        assert [other.poll() for other in others] == [None, None, None]
+        for _ in range(200):
+            eras.execute("INSERT INTO log VALUES (-1)")
+        del others[2:], told[2:]
+        listen()
+        assert [other.poll() for other in others] == [None, None]
     finally:
+        writer.kill()
+        errors = [writer.communicate()[1]]
         for other in others:
             other.kill()
-        told = [other.communicate() for other in others]
-    assert [err for _, err in told] == ["", "", ""]
-    for out, _ in told[:2]:
-        states = out.split("\n")[:-1]
-        assert [state[2:5] for state in states] == ["new", "old"]
+            errors.append(other.communicate()[1])
+    assert errors == [""] * len(errors)
+    assert told == [["new", "old"]] * 2
     assert eras.execute("SELECT state FROM era").fetchone() == ("old",)
     assert eras.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert eras.execute("SELECT count(*) FROM log").fetchone()[0] > 0
@@ -114,9 +120,7 @@ def test_others_go_on_through_a_live_restore_and_see_the_old_or_the_new_state_on
     assert done.safety.kind == "safety"
 
 
-def test_the_state_before_a_restore_was_backed_up_and_can_be_put_back(
-    build: Build, room: Room, tmp_path: Path
-) -> None:
+def test_the_state_before_a_restore_was_backed_up_and_can_be_put_back(build: Build, room: Room, tmp_path: Path) -> None:
     told: list[str] = []
     connection = build(100)
     backups = room(emit=lambda name, **details: told.append(name))
@@ -144,9 +148,7 @@ def test_a_restore_to_a_file_leaves_the_live_database_alone(build: Build, room: 
     assert words(connection) == 0
     assert done.safety is None
     assert done.target == str(tmp_path / "out.db")
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith((".", "out"))) == [
-        "out.db"
-    ]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith((".", "out"))) == ["out.db"]
 
 
 def test_a_dry_run_checks_everything_and_changes_nothing(build: Build, room: Room, tmp_path: Path) -> None:
@@ -172,9 +174,7 @@ def test_a_target_that_cannot_be_is_refused_before_any_work(build: Build, room: 
         assert caught.value.hint
 
 
-def test_a_restore_of_a_damaged_file_is_refused_and_the_live_database_untouched(
-    build: Build, room: Room
-) -> None:
+def test_a_restore_of_a_damaged_file_is_refused_and_the_live_database_untouched(build: Build, room: Room) -> None:
     connection = build(1000)
     record = room().take()
     connection.execute("DELETE FROM word WHERE id > 10")
@@ -222,9 +222,7 @@ def test_a_missing_live_database_is_made_again(build: Build, room: Room, tmp_pat
     assert dump(tmp_path / "app.db") == before
 
 
-def test_a_live_file_that_is_no_database_is_refused_with_the_way_out(
-    build: Build, room: Room, tmp_path: Path
-) -> None:
+def test_a_live_file_that_is_no_database_is_refused_with_the_way_out(build: Build, room: Room, tmp_path: Path) -> None:
     build(100, mode="delete").close()
     room().take()
     (tmp_path / "app.db").write_text("garbage " * 1000)
@@ -234,9 +232,7 @@ def test_a_live_file_that_is_no_database_is_refused_with_the_way_out(
     assert (tmp_path / "app.db").read_text() == "garbage " * 1000
 
 
-def test_a_damaged_live_database_is_kept_unproved_and_replaced(
-    build: Build, room: Room, tmp_path: Path
-) -> None:
+def test_a_damaged_live_database_is_kept_unproved_and_replaced(build: Build, room: Room, tmp_path: Path) -> None:
     with closing(build(3000, mode="delete")) as connection:
         root = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'word'").fetchone()[0]
         sound = words(connection)
@@ -256,9 +252,7 @@ def test_a_damaged_live_database_is_kept_unproved_and_replaced(
     assert (tmp_path / "again.db").read_bytes() == damaged
 
 
-def test_another_page_size_waits_until_nobody_has_the_database_open(
-    build: Build, room: Room, tmp_path: Path
-) -> None:
+def test_another_page_size_waits_until_nobody_has_the_database_open(build: Build, room: Room, tmp_path: Path) -> None:
     build(500, page_size=1024).close()
     record = room().take()
     for path in tmp_path.glob("app.db*"):
@@ -306,9 +300,7 @@ def test_a_folder_of_several_databases_wants_a_name(build: Build, room: Room, tm
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC).timestamp()
 
 
-def record(
-    txid: int, hours: float, *, kind: str = "snapshot", proof: str = "ok", proved: bool = True
-) -> BackupRecord:
+def record(txid: int, hours: float, *, kind: str = "snapshot", proof: str = "ok", proved: bool = True) -> BackupRecord:
     return BackupRecord(
         f"r{txid}", "default", kind, None, NOON + hours * 3600, 1, 4096, 1, 4096, 0.1,
         NOON if proved else None, proof, "", txid,
@@ -342,9 +334,7 @@ def test_a_backup_is_chosen_by_id_by_time_or_as_the_latest() -> None:
         ([replace(record(1, 0), verified_at=None)], "latest", "no backup has passed its check"),
     ],
 )
-def test_a_wish_that_no_backup_meets_is_explained(
-    records: list[BackupRecord], wish: str | float, message: str
-) -> None:
+def test_a_wish_that_no_backup_meets_is_explained(records: list[BackupRecord], wish: str | float, message: str) -> None:
     with pytest.raises(RestoreError, match=message) as caught:
         choose(records, wish)
     assert caught.value.hint
