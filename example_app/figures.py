@@ -65,8 +65,7 @@ def table(run: Run) -> str:
         f"{'page':<12}{'requests':>9}{'errors':>8}{'p50 ms':>9}{'p95 ms':>9}{'p99 ms':>9}{'worst':>9}",
     ]
     lines += [
-        f"{row.page:<12}{row.requests:>9}{row.errors:>8}"
-        f"{row.p50:>9.1f}{row.p95:>9.1f}{row.p99:>9.1f}{row.worst:>9.1f}"
+        f"{row.page:<12}{row.requests:>9}{row.errors:>8}{row.p50:>9.1f}{row.p95:>9.1f}{row.p99:>9.1f}{row.worst:>9.1f}"
         for row in by_page(run)
     ]
     return "\n".join(lines)

@@ -34,9 +34,7 @@ def index() -> str:
     languages = []
     for language in db.execute("SELECT * FROM language ORDER BY name").fetchall():
         count = db.execute("SELECT COUNT(*) FROM keyword WHERE language_id = ?", (language["id"],))
-        top = db.execute(
-            "SELECT id, word FROM keyword WHERE language_id = ? ORDER BY rank LIMIT 6", (language["id"],)
-        )
+        top = db.execute("SELECT id, word FROM keyword WHERE language_id = ? ORDER BY rank LIMIT 6", (language["id"],))
         languages.append({"language": language, "keywords": count.fetchone()[0], "top": top.fetchall()})
     return render_template("languages.html", languages=languages)
 
@@ -49,8 +47,7 @@ def top(code: str) -> str:
     db = get_db()
     total = db.execute("SELECT COUNT(*) FROM keyword WHERE language_id = ?", (language["id"],)).fetchone()[0]
     keywords = db.execute(
-        "SELECT id, word, per_million, zipf, rank FROM keyword"
-        " WHERE language_id = ? ORDER BY rank LIMIT ? OFFSET ?",
+        "SELECT id, word, per_million, zipf, rank FROM keyword WHERE language_id = ? ORDER BY rank LIMIT ? OFFSET ?",
         (language["id"], PAGE_SIZE, (page - 1) * PAGE_SIZE),
     ).fetchall()
     peak = db.execute("SELECT MAX(zipf) FROM keyword WHERE language_id = ?", (language["id"],)).fetchone()[0]

@@ -259,9 +259,7 @@ def drive(url: str, steps: Sequence[Step], *, threads: int = 4, seconds: float =
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m example_app.traffic", description=__doc__)
     parser.add_argument("--url", help="a running app, e.g. http://127.0.0.1:8000")
-    parser.add_argument(
-        "--compare", action="store_true", help="run the app with and without us, side by side"
-    )
+    parser.add_argument("--compare", action="store_true", help="run the app with and without us, side by side")
     parser.add_argument("--requests", type=int, default=600, help="at most so many (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=60.0, help="at most so long (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="visitors at once (default: %(default)s)")

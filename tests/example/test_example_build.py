@@ -30,9 +30,7 @@ def start_build(path: Path, *more: str) -> subprocess.Popen[bytes]:
 
 
 def test_each_language_has_its_most_frequent_words_in_order(small_data: Path) -> None:
-    assert ask(
-        small_data, "SELECT code, COUNT(*) FROM keyword JOIN language l ON l.id = language_id GROUP BY 1"
-    ) == [
+    assert ask(small_data, "SELECT code, COUNT(*) FROM keyword JOIN language l ON l.id = language_id GROUP BY 1") == [
         ("de", 600),
         ("en", 600),
         ("fr", 600),

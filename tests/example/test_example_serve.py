@@ -69,9 +69,7 @@ def read_until(process: subprocess.Popen[str], done: Callable[[str], bool], seco
 
 
 @pytest.mark.parametrize("mode", ["off", "on"])
-def test_the_demonstration_serves_says_where_and_stops_cleanly(
-    serve: Serve, instance: Path, mode: str
-) -> None:
+def test_the_demonstration_serves_says_where_and_stops_cleanly(serve: Serve, instance: Path, mode: str) -> None:
     process = serve(instance, DBOPT=mode)
     said = read_until(process, lambda line: "Ctrl-C stops" in line)
     assert " 0 errors" in said
@@ -90,9 +88,7 @@ def test_the_demonstration_serves_says_where_and_stops_cleanly(
     assert "Stopped." in rest
     assert "Traceback" not in said + rest
     assert process.returncode == 0
-    assert not [
-        member for member in family if member.is_running() and member.status() != psutil.STATUS_ZOMBIE
-    ]
+    assert not [member for member in family if member.is_running() and member.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_the_data_is_built_when_it_is_missing_and_port_is_obeyed(serve: Serve, tmp_path: Path) -> None:
@@ -142,6 +138,4 @@ def test_an_interrupt_while_it_is_still_starting_leaves_nothing(serve: Serve, in
     said, _ = process.communicate(timeout=30)
     assert "Traceback" not in said
     assert process.returncode == 0
-    assert not [
-        member for member in family if member.is_running() and member.status() != psutil.STATUS_ZOMBIE
-    ]
+    assert not [member for member in family if member.is_running() and member.status() != psutil.STATUS_ZOMBIE]
