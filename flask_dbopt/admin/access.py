@@ -76,9 +76,6 @@ class Access:
             if debug and is_own_machine(request):
                 return self._visitor(request, "debug")
             return Admission("closed")
-        signed_in = self._signed_in(request)
-        if signed_in:
-            return signed_in
         wait, refused = 0.0, False
         given = bearer(request)
         if self.token is not None and given is not None:
@@ -86,6 +83,9 @@ class Access:
             if not wait and equal(given, self.token):
                 return Admission("open", "bearer")
             refused = True
+        signed_in = self._signed_in(request)
+        if signed_in:
+            return signed_in
         if hook is not None and _holds(hook):
             return self._visitor(request, "hook")
         if self.token is None:
@@ -121,9 +121,7 @@ class Access:
 
     def forget(self, response: Response, request: Request, path: str) -> None:
         """Sign out."""
-        response.delete_cookie(
-            self.cookie, path=path, secure=request.is_secure, httponly=True, samesite="Strict"
-        )
+        response.delete_cookie(self.cookie, path=path, secure=request.is_secure, httponly=True, samesite="Strict")
 
     def csrf(self, admission: Admission) -> str:
         """The token a form carries; good for this sign-in only."""

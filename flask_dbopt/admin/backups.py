@@ -80,9 +80,7 @@ def take(visit: Visit) -> Done:
     record: BackupRecord = backups.take(label=label)
     log.warning("the admin page took the backup %s", record.id)
     proved = "restored and checked" if record.verified_at else "not checked yet"
-    return Done(
-        f"Backup {record.id} is kept: {size(record.bytes)} in {seconds(record.seconds)}, {proved}.", "backups"
-    )
+    return Done(f"Backup {record.id} is kept: {size(record.bytes)} in {seconds(record.seconds)}, {proved}.", "backups")
 
 
 def verify(visit: Visit) -> Done:

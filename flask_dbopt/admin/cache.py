@@ -56,6 +56,4 @@ def clear(visit: Visit) -> Done:
     """Empty the cache of the worker that answers; results elsewhere stay true by themselves."""
     visit.optimizer.cache.clear()
     log.warning("the admin page cleared the cache")
-    return Done(
-        "The cache of the worker that answered is empty. It fills again with what is asked for.", "cache"
-    )
+    return Done("The cache of the worker that answered is empty. It fills again with what is asked for.", "cache")

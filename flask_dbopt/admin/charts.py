@@ -117,9 +117,9 @@ def spread(title: str, marks: Sequence[Mark], unit: Callable[[float | None], Amo
         place(values[0]), max(1, place(values[-1]) - place(values[0]))
     )
     dots = Markup("").join(
-        Markup(
-            '<rect class="tick {}" x="{}" y="8" width="3" height="24"><title>{}: {}</title></rect>'
-        ).format(mark.tone, max(0, min(WIDTH - 3, place(mark.value) - 1.5)), mark.name, str(unit(mark.value)))
+        Markup('<rect class="tick {}" x="{}" y="8" width="3" height="24"><title>{}: {}</title></rect>').format(
+            mark.tone, max(0, min(WIDTH - 3, place(mark.value) - 1.5)), mark.name, str(unit(mark.value))
+        )
         for mark in marks
     )
     said = ", ".join(f"{mark.name} {unit(mark.value)}" for mark in marks)
@@ -139,9 +139,7 @@ def days(title: str, marks: Sequence[tuple[float, str, str]], now: float, span: 
             cells[day] = (tone, [*cells[day][1], words])
     gap = WIDTH / span
     drawn = Markup("").join(
-        Markup(
-            '<rect class="day {}" x="{}" y="0" width="{}" height="28" rx="2"><title>{}</title></rect>'
-        ).format(
+        Markup('<rect class="day {}" x="{}" y="0" width="{}" height="28" rx="2"><title>{}</title></rect>').format(
             tone,
             round(i * gap + 1.5, 2),
             round(gap - 3, 2),

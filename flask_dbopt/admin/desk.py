@@ -114,5 +114,5 @@ class Tile:
     path: str | None = None
 
 
-class Missing(Exception):  # noqa: N818 - it is an answer, not an error
+class Missing(Exception):
     """There is no such page; the message says what was looked for."""

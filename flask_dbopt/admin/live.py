@@ -57,8 +57,7 @@ def answer(visit: Visit, resource: str) -> Any:
         "cache": report.cache,
         "backups": {
             "databases": {
-                each.name: {"next_backup": each.next_backup, "backups": each.backups}
-                for each in report.databases
+                each.name: {"next_backup": each.next_backup, "backups": each.backups} for each in report.databases
             }
         },
         "alerts": {"alerts": report.alerts},

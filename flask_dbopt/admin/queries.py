@@ -56,6 +56,7 @@ def show(visit: Visit) -> Page:
             "sorts": {key: words for key, (words, _) in SORTS.items()},
             "sort": sort,
             "sought": sought,
+            "some_failed": sort == "errors" or any(query.errors for query in found),
             "slow_ms": visit.settings.monitor_slow_seconds * 1000,
         },
     )
@@ -72,10 +73,9 @@ def show_one(visit: Visit, query_id: str) -> Page:
     in_window = query is not None
     query = query or visit.optimizer.monitor.query(query_id)
     if query is None:
-        raise Missing(
-            f"no statement {query_id} is recorded: it was reset, or it is older than the figures kept"
-        )
+        raise Missing(f"no statement {query_id} is recorded: it was reset, or it is older than the figures kept")
     advice = [each for each in visit.report.recommendations if query_id in each.query_ids]
+    read = readings(visit, query.query, bool(advice))
     return Page(
         "queries",
         "One query",
@@ -86,7 +86,8 @@ def show_one(visit: Visit, query_id: str) -> Page:
             "in_window": in_window,
             "tiles": tiles(query, visit),
             "spread": quantiles(query),
-            "readings": readings(visit, query.query, bool(advice)),
+            "readings": read,
+            "why_not": next((reading.why_not for reading in read if reading.why_not), ""),
             "advice": advice,
         },
         live=False,

@@ -121,9 +121,7 @@ class Site:
         if self._made is None:
             secret = self.app.secret_key or ""
             text = secret.decode("latin-1") if isinstance(secret, bytes) else secret
-            self._made = Access(
-                self.optimizer.settings.admin_token, self._hook, secret=text, clock=self.clock
-            )
+            self._made = Access(self.optimizer.settings.admin_token, self._hook, secret=text, clock=self.clock)
         return self._made
 
     def rules(self) -> list[tuple[str, str, list[str]]]:
@@ -164,9 +162,7 @@ class Site:
         except Missing as missing:
             response = self._problem(admission, 404, "Not here", str(missing))
         except HTTPException as fault:
-            response = self._problem(
-                admission, fault.code or 500, fault.name, fault.description or fault.name
-            )
+            response = self._problem(admission, fault.code or 500, fault.name, fault.description or fault.name)
         except DBOptError as problem:
             response = self._problem(admission, 503, "That did not work", str(problem))
         except Exception as fault:
@@ -186,9 +182,7 @@ class Site:
         for name in ("Content-Security-Policy-Report-Only", "Access-Control-Allow-Origin", "ETag"):
             response.headers.pop(name, None)
         response.headers.update(SECURITY)
-        kept = (
-            "public, max-age=31536000, immutable" if request.endpoint == f"{BLUEPRINT}.static" else "no-store"
-        )
+        kept = "public, max-age=31536000, immutable" if request.endpoint == f"{BLUEPRINT}.static" else "no-store"
         response.headers["Cache-Control"] = kept if response.status_code == 200 else "no-store"
         return response
 
@@ -300,7 +294,7 @@ class Site:
             "csrf": self.access.csrf(admission),
             "by": admission.by,
             "message": message,
-            "tone": tone,
+            "message_tone": tone,
             **page.figures,
         }
         return Response(render(page.template, figures), page.status, mimetype="text/html")
@@ -385,11 +379,7 @@ def _endpoint(rule: str) -> str:
 
 def _is_path(path: str) -> bool:
     """Whether a path may be gone to after the sign-in: ours, plain, and short."""
-    return (
-        len(path) < 200
-        and all(c.isascii() and (c.isalnum() or c in "-_/") for c in path)
-        and "//" not in path
-    )
+    return len(path) < 200 and all(c.isascii() and (c.isalnum() or c in "-_/") for c in path) and "//" not in path
 
 
 def _json(value: Any, status: int = 200) -> Response:

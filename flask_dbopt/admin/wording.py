@@ -147,11 +147,11 @@ _KEYWORDS = frozenset(
     join left right full inner outer cross natural group by order having limit offset distinct all union
     intersect except with recursive insert into values update set delete returning replace create unique index
     table view drop alter add begin commit rollback savepoint release pragma explain analyze asc desc collate
-    over partition conflict do nothing cast if immediate""".split()  # noqa: SIM905 - easier to read
+    over partition conflict do nothing cast if immediate""".split()
 )
 _NEW_LINE = frozenset(
     """from where group order having limit union intersect except values set returning join left inner
-    cross""".split()  # noqa: SIM905 - easier to read
+    cross""".split()
 )
 _JOIN_WORDS = frozenset(("left", "inner", "cross", "outer", "right", "full", "natural"))
 

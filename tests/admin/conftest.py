@@ -19,6 +19,7 @@ from flask_dbopt.cache.cache import CacheStats
 from flask_dbopt.engines.protocol import Index, Plan, Step, Table
 from flask_dbopt.monitor.alerts import Alert
 from flask_dbopt.monitor.figures import EndpointFigures, Point, QueryFigures, Worker
+from flask_dbopt.optimizer import Health
 from flask_dbopt.pool.stats import PoolStats
 from flask_dbopt.report import DatabaseReport, Overview, Report
 from flask_dbopt.settings import resolve
@@ -27,20 +28,42 @@ NOW = 1_795_000_000.0
 TOKEN = "a-token-of-the-tests-0123456789"
 LIKE = "SELECT word, frequency FROM keyword WHERE language = ? AND word LIKE ? ORDER BY frequency DESC LIMIT ?"
 BY_WORD = "SELECT * FROM keyword WHERE word = ?"
-SCAN = Step("SCAN keyword", 0, "keyword", reads_whole_table=True, rows=320_000, reading="reads all 320,000 rows of keyword")
+SCAN = Step(
+    "SCAN keyword",
+    0,
+    "keyword",
+    reads_whole_table=True,
+    rows=320_000,
+    reading="reads all 320,000 rows of keyword",
+)
 SORT = Step("USE TEMP B-TREE FOR ORDER BY", 0, sorts=True, reading="sorts the result by frequency")
 SEARCH = Step(
-    "SEARCH keyword USING INDEX keyword_word (word=?)", 0, "keyword", "keyword_word", reading="finds rows of keyword by word"
+    "SEARCH keyword USING INDEX keyword_word (word=?)",
+    0,
+    "keyword",
+    "keyword_word",
+    reading="finds rows of keyword by word",
 )
 
 
 def query(query_id: str, sql: str, calls: int, mean: float, **more: Any) -> QueryFigures:
     given = {
-        "rows": calls * 20, "errors": 0, "cache_hits": 0, "total_exec_time": calls * mean, "min_exec_time": mean / 5,
-        "max_exec_time": mean * 9, "mean_exec_time": mean, "stddev_exec_time": mean / 2, "p50": mean * 0.9,
-        "p95": mean * 2.4, "p99": mean * 5, "endpoints": ("search",), "place": None, "first_seen": NOW - 90_000,
+        "rows": calls * 20,
+        "errors": 0,
+        "cache_hits": 0,
+        "total_exec_time": calls * mean,
+        "min_exec_time": mean / 5,
+        "max_exec_time": mean * 9,
+        "mean_exec_time": mean,
+        "stddev_exec_time": mean / 2,
+        "p50": mean * 0.9,
+        "p95": mean * 2.4,
+        "p99": mean * 5,
+        "endpoints": ("search",),
+        "place": None,
+        "first_seen": NOW - 90_000,
         "last_seen": NOW - 4,
-    }  # fmt: skip
+    }
     return QueryFigures(query_id, sql, calls, **{**given, **more})
 
 
@@ -49,7 +72,7 @@ ADVICE = Recommendation(
     table="keyword",
     columns=("word",),
     sql="CREATE INDEX keyword_word ON keyword (word)",
-    reason="Every run of this statement reads all 320,000 rows of keyword to find a few. With the index it goes to them.",
+    reason="Every run reads all 320,000 rows of keyword to find a few. With the index it goes to them.",
     query_ids=("bbbbbbbbbbbb",),
     queries=(BY_WORD,),
     before=Plan(BY_WORD, (SCAN,)),
@@ -61,10 +84,20 @@ ADVICE = Recommendation(
 
 def backup(number: int, age: float, **more: Any) -> BackupRecord:
     given = {
-        "database": "default", "kind": "snapshot", "label": None, "taken_at": NOW - age, "pages": 8605,
-        "page_size": 4096, "bytes": 9_100_000, "source_bytes": 35_246_080, "seconds": 1.31, "verified_at": NOW - age + 2,
-        "proof": "restored, same content, quick_check ok", "path": f"ltx/9/{number}.ltx", "txid": number,
-    }  # fmt: skip
+        "database": "default",
+        "kind": "snapshot",
+        "label": None,
+        "taken_at": NOW - age,
+        "pages": 8605,
+        "page_size": 4096,
+        "bytes": 9_100_000,
+        "source_bytes": 35_246_080,
+        "seconds": 1.31,
+        "verified_at": NOW - age + 2,
+        "proof": "restored, same content, quick_check ok",
+        "path": f"ltx/9/{number}.ltx",
+        "txid": number,
+    }
     return BackupRecord(f"20261118-0{number}0500-{number}", **{**given, **more})
 
 
@@ -98,7 +131,9 @@ def busy(now: float = NOW) -> Report:
             query("aaaaaaaaaaaa", LIKE, 1900, 71.3, endpoints=("search", "suggest", "compare", "export"), errors=6),
             query("bbbbbbbbbbbb", BY_WORD, 940, 65.3, endpoints=("keyword",)),
             query("cccccccccccc", "SELECT count(*) FROM keyword WHERE language = ?", 8000, 18.2, cache_hits=7000),
-            query("dddddddddddd", "INSERT INTO saved (list, word) VALUES (?, ?)", 210, 0.42, endpoints=("save",), rows=210),
+            query(
+                "dddddddddddd", "INSERT INTO saved (list, word) VALUES (?, ?)", 210, 0.42, endpoints=("save",), rows=210
+            ),
             query("eeeeeeeeeeee", "SELECT * FROM list WHERE id = ?", 31_004, 0.031, endpoints=("lists",)),
             query("ffffffffffff", "SELECT name FROM language", 900, 0.0, cache_hits=900, endpoints=()),
         ),
@@ -108,31 +143,68 @@ def busy(now: float = NOW) -> Report:
             EndpointFigures("static", 3000, 0, 1500, 0.5, 0.4, 1.1, 3.0, 0, 0, 0),
         ),
         cache=CacheStats(
-            hits=41_200, misses=8800, fills=8000, entries=412, bytes=9_400_000, evictions=12, expirations=40,
-            invalidations=7100, refused=31, max_entries=2000, max_bytes=134_217_728, max_result=1_048_576, ttl=3600,
+            hits=41_200,
+            misses=8800,
+            fills=8000,
+            entries=412,
+            bytes=9_400_000,
+            evictions=12,
+            expirations=40,
+            invalidations=7100,
+            refused=31,
+            max_entries=2000,
+            max_bytes=134_217_728,
+            max_result=1_048_576,
+            ttl=3600,
         ),
         databases=(
             DatabaseReport(
-                "default", "sqlite", "/srv/omni/instance/keywords.db", 35_246_080, 412_000, "wal",
+                "default",
+                "sqlite",
+                "/srv/omni/instance/keywords.db",
+                35_246_080,
+                412_000,
+                "wal",
                 PoolStats(
-                    pool_min=10, pool_max=40, pool_size=11, pool_available=8, requests_waiting=0, requests_num=66_000,
-                    requests_immediate=65_800, requests_queued=200, requests_wait_ms=812.0, usage_ms=210_000,
-                    connections_num=31, connections_ms=44.0,
+                    pool_min=10,
+                    pool_max=40,
+                    pool_size=11,
+                    pool_available=8,
+                    requests_waiting=0,
+                    requests_num=66_000,
+                    requests_immediate=65_800,
+                    requests_queued=200,
+                    requests_wait_ms=812.0,
+                    usage_ms=210_000,
+                    connections_num=31,
+                    connections_ms=44.0,
                 ),
                 (
-                    backup(1, 3 * 3600, label="before the release"), backup(2, 27 * 3600),
-                    backup(3, 51 * 3600, verified_at=None, proof="page 31 differs"), backup(4, 75 * 3600, verified_at=None, proof=""),
+                    backup(1, 3 * 3600, label="before the release"),
+                    backup(2, 27 * 3600),
+                    backup(3, 51 * 3600, verified_at=None, proof="page 31 differs"),
+                    backup(4, 75 * 3600, verified_at=None, proof=""),
                 ),
                 now + 21 * 3600,
             ),
         ),
         recommendations=(ADVICE,),
         alerts=(
-            Alert("query_too_slow", "aaaaaaaaaaaa", f"a query took 2.6 s, more than 2 s: {LIKE}", 2.61, 2.0, now - 1300),
-            Alert("cache_hit_ratio", "default", "the cache answered 41 % of 900 look-ups", 0.41, 0.5, now - 9000, now - 5000),
+            Alert(
+                "query_too_slow", "aaaaaaaaaaaa", f"a query took 2.6 s, more than 2 s: {LIKE}", 2.61, 2.0, now - 1300
+            ),
+            Alert(
+                "cache_hit_ratio",
+                "default",
+                "the cache answered 41 % of 900 look-ups",
+                0.41,
+                0.5,
+                now - 9000,
+                now - 5000,
+            ),
         ),
         notices=("SQLite 3.40.1 has the WAL-reset bug: use 3.51.3 or later, or checkpoint with one writer only",),
-    )  # fmt: skip
+    )
 
 
 def empty(now: float = NOW) -> Report:
@@ -166,11 +238,13 @@ class Rooms:
     def tables(self) -> dict[str, Table]:
         return {
             "keyword": Table(
-                "keyword", ("id", "word"), 320_000,
+                "keyword",
+                ("id", "word"),
+                320_000,
                 (Index("keyword_language", "keyword", ("language", None), unique=True, partial=True),),
             ),
             "list": Table("list", ("id",), 41),
-        }  # fmt: skip
+        }
 
     def take(self, *, label: str | None = None) -> BackupRecord:
         self._change("take", label)
@@ -226,9 +300,7 @@ class Stage:
 Build = Callable[..., Stage]
 
 
-def stage(
-    app: Flask | None = None, report: Report | None = None, *, real_time: bool = False, **config: Any
-) -> Stage:
+def stage(app: Flask | None = None, report: Report | None = None, *, real_time: bool = False, **config: Any) -> Stage:
     """An app with the page over ``report``; ``config`` as in app.config. Without a token unless one is given."""
     app = app or Flask("omni")
     resolved = resolve(config, {})
@@ -242,12 +314,16 @@ def stage(
         monitor=rooms,
         cache=rooms,
         version="0.1.0",
-        health=lambda: SimpleNamespace(ok=True, status="degraded" if reasons else "ok", reasons=reasons),
+        health=lambda: Health(True, "degraded" if reasons else "ok", reasons),
     )
     staged = Stage(app, rooms, clock, optimizer)
     more = {} if real_time else {"clock": clock}
     register(
-        app, optimizer, hook=lambda: staged.hook, build=lambda optimizer, *, since, now: rooms.report, **more  # type: ignore[arg-type]
+        app,
+        optimizer,
+        hook=lambda: staged.hook,
+        build=lambda optimizer, *, since, now: rooms.report,
+        **more,  # type: ignore[arg-type]
     )
     return staged
 
@@ -255,3 +331,13 @@ def stage(
 @pytest.fixture
 def build() -> Build:
     return stage
+
+
+@pytest.fixture
+def empty_report() -> Report:
+    return empty()
+
+
+@pytest.fixture
+def busy_report() -> Report:
+    return busy()
