@@ -44,6 +44,11 @@ FLUSH_EVERY = 2.0
 UPKEEP_EVERY = 10.0
 
 
+#: What each worker's cache reports; the monitor makes differences of the counters.
+_CACHE_COUNTERS = ("hits", "misses", "fills", "evictions", "expirations", "invalidations", "refused")
+_CACHE_GAUGES = ("entries", "bytes", "max_entries", "max_bytes")
+
+
 class Schedule(Protocol):
     """What the scheduler's bridge offers: jobs that only the lease holder runs."""
 
@@ -133,6 +138,12 @@ class Optimizer:
             max_result=settings.cache_max_result,
             enabled=settings.cache_enabled and settings.enabled,
             emit=emit,
+        )
+        cache = self.cache
+        self.monitor.source(
+            "cache",
+            counters=lambda: _some(cache.stats(), _CACHE_COUNTERS),
+            gauges=lambda: _some(cache.stats(), _CACHE_GAUGES),
         )
         self.lease = Lease(_weakly(self._lease_key, default="gone"))
         self.housekeeper = Housekeeper(name)
@@ -384,6 +395,10 @@ def _weakly(method: Callable[..., Any], default: Any = None) -> Callable[..., An
         return default if alive is None else alive(*arguments)
 
     return call
+
+
+def _some(record: object, names: tuple[str, ...]) -> dict[str, float]:
+    return {name: getattr(record, name) for name in names}
 
 
 def owner_of(place: str) -> Database | None:

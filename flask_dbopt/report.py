@@ -181,8 +181,10 @@ def _database(
 ) -> DatabaseReport:
     pool = _summed(one.pool_stats(), f"pool.{one.name}.", counters, workers) if one.pools else None
     backups: tuple[BackupRecord, ...] = ()
+    next_backup: float | None = None
     if one.backups is not None:
         backups = _or_notice(one.backups.list, (), f"backups of {one.name}", notices)
+        next_backup = _or_notice(optimizer.next_backup, None, "the schedule", [])
     return DatabaseReport(
         name=one.name,
         kind=one.kind,
@@ -192,7 +194,7 @@ def _database(
         journal_mode=maintenance.journal_mode(one.path) if one.kind == "sqlite" and one.path else None,
         pool=pool,
         backups=backups,
-        next_backup=optimizer.next_backup() if one.backups is not None else None,
+        next_backup=next_backup,
     )
 
 

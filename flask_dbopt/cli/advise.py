@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 @verb("advise")
 @database_option
-@click.option(
-    "--apply", "chosen", metavar="ID", help="Build this index in the live database, after a backup."
-)
+@click.option("--apply", "chosen", metavar="ID", help="Build this index in the live database, after a backup.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def command(screen: Screen, database: str | None, chosen: str | None, yes: bool) -> int:
     """Indexes that would help the statements the app really runs, each tried before it is shown.

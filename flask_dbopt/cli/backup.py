@@ -22,20 +22,14 @@ from flask_dbopt.errors import DBOptError
     help="Only if the last one is older than DBOPT_BACKUP_INTERVAL_HOURS (for cron).",
 )
 @click.option("--no-verify", is_flag=True, help="Do not restore it to scratch and check it.")
-def command(
-    screen: Screen, name: str | None, full: bool, label: str | None, if_due: bool, no_verify: bool
-) -> None:
+def command(screen: Screen, name: str | None, full: bool, label: str | None, if_due: bool, no_verify: bool) -> None:
     """Take a backup while the database is used; it is restored to scratch and checked before it counts."""
     from flask_dbopt.report import as_dict
 
     optimizer = target().optimizer
-    chosen = (
-        [database(optimizer, name)] if name else [one for one in optimizer.databases.values() if one.backups]
-    )
+    chosen = [database(optimizer, name)] if name else [one for one in optimizer.databases.values() if one.backups]
     if not chosen:
-        raise DBOptError(
-            "there is no database to back up", hint="databases in memory and servers are not backed up"
-        )
+        raise DBOptError("there is no database to back up", hint="databases in memory and servers are not backed up")
     taken: list[Any] = []
     for one in chosen:
         backups = backups_of(one)
@@ -46,9 +40,7 @@ def command(
             record = backups.take(full=full, label=label, verify=False if no_verify else None)
         taken.append(as_dict(record))
         screen.say(f"{one.name}: {record.id}", style="bold")
-        screen.say(
-            f"  {size(record.source_bytes)} in {size(record.bytes)}, {span(record.seconds)}; {record.path}"
-        )
+        screen.say(f"  {size(record.source_bytes)} in {size(record.bytes)}, {span(record.seconds)}; {record.path}")
         proof = record.proof or "it was restored to scratch and is whole"
         screen.say(
             f"  Proved: {proof}" if record.verified_at else "  Not proved",

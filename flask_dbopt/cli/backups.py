@@ -29,13 +29,9 @@ def command(screen: Screen, name: str | None, check: str | None, prune: bool, dr
     if check and prune:
         raise click.UsageError("--verify and --prune are two things; say one at a time.")
     optimizer = target().optimizer
-    chosen = (
-        [database(optimizer, name)] if name else [one for one in optimizer.databases.values() if one.backups]
-    )
+    chosen = [database(optimizer, name)] if name else [one for one in optimizer.databases.values() if one.backups]
     if not chosen:
-        raise DBOptError(
-            "there is no database with backups", hint="databases in memory and servers are not backed up"
-        )
+        raise DBOptError("there is no database with backups", hint="databases in memory and servers are not backed up")
     if check:
         return _verify(screen, {one.name: backups_of(one) for one in chosen}, check)
     if prune:
@@ -68,10 +64,7 @@ def _list(screen: Screen, rooms: dict[str, Any]) -> int:
 def _verify(screen: Screen, rooms: dict[str, Any], check: str) -> int:
     results: list[dict[str, Any]] = []
     asked = [
-        (backups, record.id)
-        for backups in rooms.values()
-        for record in backups.list()
-        if check in ("all", record.id)
+        (backups, record.id) for backups in rooms.values() for record in backups.list() if check in ("all", record.id)
     ]
     if not asked:
         raise DBOptError(
@@ -82,9 +75,7 @@ def _verify(screen: Screen, rooms: dict[str, Any], check: str) -> int:
         for backups, identity in asked:
             try:
                 record = backups.verify(identity, thorough=True)
-                results.append(
-                    {"id": identity, "whole": record.verified_at is not None, "proof": record.proof}
-                )
+                results.append({"id": identity, "whole": record.verified_at is not None, "proof": record.proof})
             except BackupError as error:
                 results.append({"id": identity, "whole": False, "proof": str(error)})
             advance()

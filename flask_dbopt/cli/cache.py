@@ -77,9 +77,7 @@ def invalidate(screen: Screen, tables: tuple[str, ...], database: str | None) ->
     known = set(one.planner.tables()) if one.planner is not None else set()
     for table in tables:
         if table.lower() not in known:
-            raise DBOptError(
-                f"{one.name} has no table {table!r}", hint=f"it has {', '.join(sorted(known)) or 'none'}"
-            )
+            raise DBOptError(f"{one.name} has no table {table!r}", hint=f"it has {', '.join(sorted(known)) or 'none'}")
     _announce(one)
     screen.data({"database": one.name, "invalidated": list(tables)})
     screen.say(

@@ -38,9 +38,7 @@ def tuning(database: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -
     off = maintenance.deviations(found, wanted)
     if off:
         told = ", ".join(f"{name} is {have}, not {want}" for name, (have, want) in off.items())
-        hint = (
-            "the app sets it itself (then say so in DBOPT_SQLITE_PRAGMAS), or the database was held meanwhile"
-        )
+        hint = "the app sets it itself (then say so in DBOPT_SQLITE_PRAGMAS), or the database was held meanwhile"
         return Finding("pragmas", PROBLEM, told, hint, database)
     told = ", ".join(f"{name}={found[name]}" for name in wanted if name in found)
     return Finding("pragmas", OK, told, database=database)
@@ -66,9 +64,7 @@ def library(version: tuple[int, ...]) -> Finding:
     """Whether the SQLite library has a known danger."""
     danger = maintenance.library_danger(version)
     if danger:
-        hint = (
-            "use a Python with SQLite 3.51.3 or newer; until then our own checkpoints hold the writer's lock"
-        )
+        hint = "use a Python with SQLite 3.51.3 or newer; until then our own checkpoints hold the writer's lock"
         return Finding("sqlite", NOTE, danger, hint)
     return Finding("sqlite", OK, f"SQLite {'.'.join(map(str, version))}")
 
@@ -104,9 +100,7 @@ def disk(database: str, folder: Path, free: int, needed: int) -> Finding:
     return Finding("disk", OK, f"{size(free)} free in {folder}", database=database)
 
 
-def backup_age(
-    database: str, newest: float | None, proved: float | None, every_hours: float, now: float
-) -> Finding:
+def backup_age(database: str, newest: float | None, proved: float | None, every_hours: float, now: float) -> Finding:
     """Whether there is a backup, young enough, and proved."""
     if newest is None:
         return Finding("backup", PROBLEM, "there is no backup yet", "flask db-opt backup", database)
@@ -177,9 +171,7 @@ def state(folder: Path | None) -> Finding:
         return Finding("state folder", NOTE, "figures are kept in memory only", hint)
     if not os.access(folder if folder.exists() else folder.parent, os.W_OK):
         told = f"{folder} cannot be written, so figures stay in memory"
-        return Finding(
-            "state folder", PROBLEM, told, "let the app's user write there, or set DBOPT_STATE_DIR"
-        )
+        return Finding("state folder", PROBLEM, told, "let the app's user write there, or set DBOPT_STATE_DIR")
     return Finding("state folder", OK, str(folder))
 
 

@@ -39,9 +39,7 @@ def command(screen: Screen) -> int:
             screen.say(f"    {one.hint}", style="dim")
     problems = sum(one.level == checks.PROBLEM for one in found)
     screen.say()
-    screen.say(
-        f"{problems or 'no'} problem{'' if problems == 1 else 's'}", style="red" if problems else "green"
-    )
+    screen.say(f"{problems or 'no'} problem{'' if problems == 1 else 's'}", style="red" if problems else "green")
     return FINDING if problems else FINE
 
 
@@ -69,9 +67,7 @@ def findings(who: Target) -> Iterator[Finding]:
         optimizer.lease.problem,
         settings.backup_interval_hours,
     )
-    yield checks.admin(
-        settings.admin_enabled, settings.admin_token is not None, who.app.debug, settings.admin_url
-    )
+    yield checks.admin(settings.admin_enabled, settings.admin_token is not None, who.app.debug, settings.admin_url)
     for notice in optimizer.notices():
         yield Finding("optimizer", checks.NOTE, notice)
 

@@ -33,17 +33,13 @@ def command(screen: Screen, sql: str, params: tuple[str, ...], database: str | N
     advisor = advisor_of(one)
     plan = advisor.explain(sql, parameters(sql, params))
     if plan.problem:
-        raise DBOptError(
-            f"the statement cannot be explained: {plan.problem}", hint="is it one SQL statement?"
-        )
+        raise DBOptError(f"the statement cannot be explained: {plan.problem}", hint="is it one SQL statement?")
     whole = any(step.reads_whole_table for step in plan.steps)
     words = advisor.explained(sql)
     reason = advisor.why_not(sql) if whole else ""
     screen.data({"database": one.name, **as_dict(plan), "explained": list(words), "why_not": reason})
     for step in plan.steps:
-        screen.say(
-            "  " * step.depth + step.detail, style="yellow" if step.reads_whole_table or step.sorts else None
-        )
+        screen.say("  " * step.depth + step.detail, style="yellow" if step.reads_whole_table or step.sorts else None)
     screen.say()
     for line in words:
         screen.say(f"• {line}")

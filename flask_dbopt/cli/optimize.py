@@ -33,9 +33,7 @@ class Deed:
 @verb("optimize")
 @click.option("--database", metavar="NAME", help="Only this database; else all of them.")
 @click.option("--apply", "build", is_flag=True, help="Build the advised indexes too, after a backup.")
-@click.option(
-    "--vacuum", is_flag=True, help="Rewrite the file without its free pages; writers wait meanwhile."
-)
+@click.option("--vacuum", is_flag=True, help="Rewrite the file without its free pages; writers wait meanwhile.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def command(screen: Screen, database: str | None, build: bool, vacuum: bool, dry_run: bool, yes: bool) -> int:
@@ -51,9 +49,7 @@ def command(screen: Screen, database: str | None, build: bool, vacuum: bool, dry
     chosen = [named(optimizer, database)] if database else list(optimizer.databases.values())
     files = [(one, one.path) for one in chosen if one.path is not None]
     if not files:
-        raise DBOptError(
-            "there is no SQLite file to optimize", hint="set DBOPT_DATABASE, or attach an engine"
-        )
+        raise DBOptError("there is no SQLite file to optimize", hint="set DBOPT_DATABASE, or attach an engine")
     told: list[dict[str, Any]] = []
     left = 0
     for one, path in files:
@@ -98,9 +94,7 @@ def _deeds(optimizer: Optimizer, one: Database, path: Path, vacuum: bool) -> lis
         meaning = f"rewrite {size(condition.bytes)}, of which {size(condition.free_bytes)} are free"
         deeds.insert(0, Deed("vacuum", meaning, rewrite))
     if condition.journal_mode == "wal":
-        deeds.append(
-            Deed("checkpoint", f"move the WAL ({size(condition.wal_bytes)}) into the file", checkpoint)
-        )
+        deeds.append(Deed("checkpoint", f"move the WAL ({size(condition.wal_bytes)}) into the file", checkpoint))
     return deeds
 
 

@@ -20,13 +20,9 @@ if TYPE_CHECKING:
 
 @verb("restore")
 @click.argument("identity", metavar="[ID|latest]", required=False)
-@click.option(
-    "--at", "moment", metavar='"2026-11-22 14:05"', help="The newest backup taken by then (local time)."
-)
+@click.option("--at", "moment", metavar='"2026-11-22 14:05"', help="The newest backup taken by then (local time).")
 @click.option("--undo", is_flag=True, help="Go back to the state before the last restore.")
-@click.option(
-    "--to", type=click.Path(path_type=Path), metavar="FILE", help="Into a new file; the live database stays."
-)
+@click.option("--to", type=click.Path(path_type=Path), metavar="FILE", help="Into a new file; the live database stays.")
 @click.option("--dry-run", is_flag=True, help="Check the backup and say what would be done; change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--database", "where", metavar="NAME|FILE", help="Which database; with --backup-dir, its file.")
@@ -66,9 +62,7 @@ def command(
     record = _chosen(backups.list(), identity, moment, undo)
     goal = str(to) if to else live
     screen.say(f"Backup   {record.id}, taken {at(record.taken_at)}, {size(record.source_bytes)}")
-    screen.say(
-        f"Proved   {at(record.verified_at)} {record.proof}" if record.verified_at else "Proved   never"
-    )
+    screen.say(f"Proved   {at(record.verified_at)} {record.proof}" if record.verified_at else "Proved   never")
     screen.say(f"Into     {goal}{'' if to else ' (live; a safety backup is taken first)'}")
     if not dry_run and to is None:
         screen.confirm(f"Replace the content of {goal} by its state of {at(record.taken_at)}?", yes=yes)
@@ -95,17 +89,13 @@ def _open(where: str | None, folder: Path | None) -> tuple[Backups, str]:
     return open_folder(folder, snapshotter=SQLiteSnapshotter(file), live=where is not None), str(file)
 
 
-def _chosen(
-    records: tuple[BackupRecord, ...], identity: str | None, moment: str | None, undo: bool
-) -> BackupRecord:
+def _chosen(records: tuple[BackupRecord, ...], identity: str | None, moment: str | None, undo: bool) -> BackupRecord:
     """The backup that is meant. Raises RestoreError when there is none such."""
     if not undo:
         return choose(records, _moment(moment) if moment is not None else identity or "latest")
     safeties = [one for one in records if one.kind == "safety"]
     if not safeties:
-        raise RestoreError(
-            "there is no safety backup", hint="one is taken at each restore into the live database"
-        )
+        raise RestoreError("there is no safety backup", hint="one is taken at each restore into the live database")
     return safeties[0]
 
 

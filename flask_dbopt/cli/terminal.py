@@ -33,9 +33,7 @@ class Verb(click.Command):
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
-        self.params.append(
-            click.Option(["--json", "as_json"], is_flag=True, help="Print JSON for a program to read.")
-        )
+        self.params.append(click.Option(["--json", "as_json"], is_flag=True, help="Print JSON for a program to read."))
 
     def invoke(self, ctx: click.Context) -> NoReturn:
         as_json = ctx.params.pop("as_json")
@@ -176,9 +174,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(
-        box=SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False, title_style="bold"
-    )
+    made = Table(box=SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False, title_style="bold")
     for column in columns:
         made.add_column(
             column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
@@ -213,15 +209,22 @@ def milliseconds(value: float | None) -> str:
 
 def span(seconds: float) -> str:
     """Seconds: "1.2 s", "5 min", "3 h", "12 days"."""
-    for most, unit, divisor in ((90, "s", 1), (5400, "min", 60), (172_800, "h", 3600)):
-        if seconds < most:
-            return f"{seconds / divisor:.1f} {unit}" if seconds < 10 else f"{seconds / divisor:.0f} {unit}"
-    return f"{seconds / 86400:.0f} days"
+    if seconds < 90:
+        value, unit = seconds, "s"
+    elif seconds < 5400:
+        value, unit = seconds / 60, "min"
+    elif seconds < 172_800:
+        value, unit = seconds / 3600, "h"
+    else:
+        value, unit = seconds / 86_400, "days"
+    return f"{value:.1f}".removesuffix(".0") + f" {unit}" if value < 10 else f"{value:.0f} {unit}"
 
 
 def ago(moment: float | None, now: float) -> str:
     """How long ago: "5 min ago"; "never" for None."""
-    return "never" if moment is None else f"{span(max(0.0, now - moment))} ago"
+    if moment is None:
+        return "never"
+    return f"{span(now - moment)} ago" if now - moment >= 1 else "just now"
 
 
 def share(value: float | None) -> str:
@@ -247,7 +250,5 @@ def length_of_time(context: click.Context, parameter: click.Parameter, text: str
         return None
     fits = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", text.strip())
     if not fits:
-        raise click.BadParameter(
-            f"{text!r} is not a length of time; write 30s, 15m, 1h or 7d", context, parameter
-        )
+        raise click.BadParameter(f"{text!r} is not a length of time; write 30s, 15m, 1h or 7d", context, parameter)
     return float(fits[1]) * _UNITS[fits[2] or "s"]

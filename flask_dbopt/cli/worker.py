@@ -22,9 +22,7 @@ def command(screen: Screen) -> None:
     if not optimizer.settings.enabled:
         raise DBOptError("the optimizer is switched off", hint="set DBOPT_ENABLED=1")
     stop = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         optimizer.wake()
         screen.line({"worker": os.getpid(), "state": "started", "next_backup": optimizer.next_backup()})
