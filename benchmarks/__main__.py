@@ -1,0 +1,8 @@
+"""Every benchmark, one after the other."""
+
+from __future__ import annotations
+
+from benchmarks import recording
+
+if __name__ == "__main__":
+    recording.main()
