@@ -227,3 +227,11 @@ def test_temp_and_attached_tables_are_never_deterministic(connection: sqlite3.Co
 )
 def test_the_leading_word_is_found_past_comments(sql: str, word: str) -> None:
     assert leading_word(sql) == word
+
+
+def test_a_virtual_table_of_an_unknown_kind_is_never_deterministic(connection: sqlite3.Connection) -> None:
+    connection.execute("CREATE VIRTUAL TABLE tokens USING fts3tokenize(simple)")
+    for sql in ("SELECT token FROM tokens WHERE input = 'a b'", "SELECT count(*) FROM word, tokens"):
+        footprint = footprint_of(connection, sql)
+        assert footprint is not None
+        assert not footprint.deterministic

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flask_dbopt.engines.sqlite.watcher import SQLiteWatcher
+from flask_dbopt.engines.sqlite.watcher import SQLiteWatcher, _abandoned
 
 
 @pytest.fixture(params=["wal", "delete"])
@@ -52,9 +52,7 @@ def handles(path: Path) -> int:
     return count
 
 
-def test_the_token_stays_while_nothing_is_committed(
-    watcher: SQLiteWatcher, connection: sqlite3.Connection
-) -> None:
+def test_the_token_stays_while_nothing_is_committed(watcher: SQLiteWatcher, connection: sqlite3.Connection) -> None:
     before = watcher.token()
     connection.execute("SELECT * FROM word").fetchall()
     connection.execute("CREATE TEMP TABLE mine (a)")
@@ -166,9 +164,7 @@ def test_a_file_that_is_overwritten_in_place_changes_the_token(tmp_path: Path) -
     watcher.close()
 
 
-def test_a_deleted_file_gives_no_token_and_is_neither_held_nor_made_again(
-    watcher: SQLiteWatcher, path: Path
-) -> None:
+def test_a_deleted_file_gives_no_token_and_is_neither_held_nor_made_again(watcher: SQLiteWatcher, path: Path) -> None:
     assert watcher.token() is not None
     path.unlink()
     assert watcher.token() is None
@@ -187,9 +183,7 @@ def test_a_missing_file_or_folder_gives_no_token_and_no_footprint(tmp_path: Path
 
 def test_what_is_no_database_gives_no_token(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
-    path.write_text(
-        "no database at all, but a text that is long enough to hold a header of one hundred bytes" * 9
-    )
+    path.write_text("no database at all, but a text that is long enough to hold a header of one hundred bytes" * 9)
     watcher = SQLiteWatcher(path)
     assert watcher.token() is None
     assert watcher.footprint("SELECT 1") is None
@@ -226,9 +220,7 @@ def test_the_watching_connection_leaves_nothing_behind(watcher: SQLiteWatcher, p
     assert [found.name for found in path.parent.iterdir()] == [path.name]
 
 
-def test_the_watching_connection_pins_no_snapshot(
-    watcher: SQLiteWatcher, connection: sqlite3.Connection
-) -> None:
+def test_the_watching_connection_pins_no_snapshot(watcher: SQLiteWatcher, connection: sqlite3.Connection) -> None:
     watcher.token()
     watcher.footprint("SELECT * FROM word")
     connection.execute("INSERT INTO word (text) VALUES ('b')")
@@ -281,6 +273,39 @@ def test_footprints_are_remembered_within_bounds(watcher: SQLiteWatcher) -> None
     again = watcher.footprint("SELECT 1")
     assert again == first
     assert again is not first
+
+
+def test_a_file_that_is_replaced_while_it_is_opened_is_not_believed(path: Path) -> None:
+    class Hurried(SQLiteWatcher):
+        def _connect(self, mode: str) -> sqlite3.Connection:
+            connection = super()._connect(mode)
+            if copy.exists():
+                copy.replace(path)
+            return connection
+
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    copy = path.with_name("copy.db")
+    copy.write_bytes(path.read_bytes())
+    watcher = Hurried(path)
+    assert watcher.token() is None
+    assert watcher.token() is not None
+    watcher.close()
+
+
+def test_a_process_that_was_forked_is_recognised_by_its_number(
+    watcher: SQLiteWatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {watcher.token()}
+    for process, ask in enumerate((watcher.token, lambda: watcher.footprint("SELECT 1"), watcher.close), 1):
+        monkeypatch.setattr(os, "getpid", lambda number=process: -number)
+        ask()
+        seen.add(watcher.token())
+    assert len(seen) == 4
+    assert None not in seen
+    for inherited in _abandoned:  # nothing else ever closes them
+        inherited.close()
+    _abandoned.clear()
 
 
 def test_a_forked_child_leaves_the_inherited_handle_alone(watcher: SQLiteWatcher, path: Path) -> None:

@@ -35,9 +35,7 @@ _COMPUTED_TABLES = frozenset(("json_each", "json_tree"))
 
 # A PRAGMA may take effect while it is only explained, so statements of other kinds are not prepared at all.
 _QUERIES = frozenset(("select", "with", "values"))
-_CHANGES = frozenset(
-    ("insert", "replace", "update", "delete", "create", "drop", "alter", "analyze", "reindex")
-)
+_CHANGES = frozenset(("insert", "replace", "update", "delete", "create", "drop", "alter", "analyze", "reindex"))
 
 _LEADING = re.compile(r"(?:[\s\ufeff]+|--[^\n]*(?:\n|$)|/\*.*?(?:\*/|$))*", re.DOTALL)
 _WORD = re.compile(r"[a-z]+", re.IGNORECASE)
@@ -88,7 +86,7 @@ def footprint_of(connection: sqlite3.Connection, sql: str) -> Footprint | None:
     try:
         program = _explain(connection, sql)
     except (sqlite3.Error, sqlite3.Warning, ValueError):
-        return UNCACHEABLE if heard.refused else None
+        return None
     finally:
         connection.set_authorizer(None)
     transactions = [line for line in program if line[1] == "Transaction"]
@@ -117,7 +115,6 @@ class _Listener:
         self.writes: set[str] = set()
         self.functions: set[str] = set()
         self.harmless = True
-        self.refused = False
 
     def __call__(
         self, action: int, first: str | None, second: str | None, schema: str | None, trigger: str | None
@@ -132,12 +129,9 @@ class _Listener:
         elif action in _SCHEMA_WRITES:
             self.writes.add(((first, second)[_SCHEMA_WRITES[action]] or "").lower())
             self.harmless = False
-        elif action in _REFUSED:
-            self.refused = True
-            return sqlite3.SQLITE_DENY
         elif action not in _HARMLESS:
             self.harmless = False
-        return sqlite3.SQLITE_OK
+        return sqlite3.SQLITE_DENY if action in _REFUSED else sqlite3.SQLITE_OK
 
 
 class _Blanks(dict[str, None]):
@@ -158,18 +152,14 @@ def _explain(connection: sqlite3.Connection, sql: str) -> list[Any]:
         return connection.execute(f"EXPLAIN {sql}").fetchall()
     except sqlite3.ProgrammingError as error:
         needed = _COUNT.search(str(error))
-        if needed is None:
-            raise
-        return connection.execute(f"EXPLAIN {sql}", (None,) * int(needed[1])).fetchall()
+        return connection.execute(f"EXPLAIN {sql}", (None,) * int(needed[1] if needed else 0)).fetchall()
 
 
 def _foreign(connection: sqlite3.Connection, reads: set[str]) -> bool:
     """Whether one of these tables may be a virtual one that reads something else than this database."""
     schema = {
         name.lower(): sql or ""
-        for name, sql in connection.execute(
-            "SELECT name, sql FROM main.sqlite_schema WHERE type IN ('table', 'view')"
-        )
+        for name, sql in connection.execute("SELECT name, sql FROM main.sqlite_schema WHERE type IN ('table', 'view')")
     }
     for name in reads - _COMPUTED_TABLES - {"sqlite_master", "sqlite_schema"}:
         sql = schema.get(name)
