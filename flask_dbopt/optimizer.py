@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as distribution_version
@@ -60,7 +60,6 @@ class Schedule(Protocol):
     def start(self) -> bool: ...
     def stop(self, timeout: float = 5.0) -> bool: ...
     def abandon(self) -> None: ...
-    def next_run(self, job_id: str) -> float | None: ...
 
 
 @dataclass(eq=False)
@@ -107,6 +106,7 @@ class Optimizer:
         settings: Settings,
         sources: dict[str, str],
         *,
+        unheeded: Sequence[str] = (),
         state_dir: Path | None,
         backup_dir: Path,
         build_road: Callable[[Optimizer, Database], Any],
@@ -117,6 +117,8 @@ class Optimizer:
         self.name = name
         self.settings = settings
         self.sources = sources
+        self.unheeded = tuple(unheeded)
+        """Settings that are given and that no room reads in this version, as sentences."""
         self.state_dir = state_dir
         self.backup_dir = backup_dir
         self.emit = emit
@@ -302,7 +304,8 @@ class Optimizer:
         self.schedule = schedule
         self.child_duties.append(schedule.abandon)
         if self.settings.backup_enabled:
-            schedule.add("backup", self.settings.backup_interval_hours, self.back_up, self._until_due)
+            # Asked more often than a backup is due, so that one that failed is tried again within the hour.
+            schedule.add("backup", min(self.settings.backup_interval_hours, 1.0), self.back_up, self._until_due)
 
     def back_up(self) -> None:
         """Back up every database whose backup is due; one that fails does not keep the others from theirs."""
@@ -334,14 +337,13 @@ class Optimizer:
         """
         if self.schedule is None or not self.settings.backup_enabled:
             return None
-        planned = self.schedule.next_run("backup")
-        return self._clock() + self._until_due() if planned is None else planned
+        return self._clock() + self._until_due()
 
     # --- how it is ---
 
     def notices(self) -> list[str]:
         """Where the optimizer itself is not at its best, as sentences."""
-        told = list(self.monitor.notices())
+        told = [*self.unheeded, *self.monitor.notices()]
         if self.lease.problem:
             told.append(f"no worker can be chosen for background work: {self.lease.problem}")
         if self.schedule is not None and self.schedule.problem:
