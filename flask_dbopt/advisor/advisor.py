@@ -203,7 +203,12 @@ class Advisor:
 
     def _try(self, sql: str, before: Plan, candidate: Candidate, tables: Mapping[str, Table]) -> Trial:
         taken = {index.name.lower() for index in tables[candidate.table.lower()].indexes} | set(tables)
-        return attempt(self._planner, sql, before, candidate, candidate.name(taken))
+        name = candidate.name(taken)
+        trial = attempt(self._planner, sql, before, candidate, name)
+        if name in trial.refusal:
+            # Another table has an index of this name.
+            trial = attempt(self._planner, sql, before, candidate, candidate.name({*taken, name}))
+        return trial
 
     # --- why not --------------------------------------------------------------------------------------------
 

@@ -72,6 +72,7 @@ def _details(plan: Plan) -> list[str]:
         ("SELECT * FROM keyword", "Every row of keyword is wanted"),
         ("SELECT count(*) FROM keyword", "Every row of keyword is wanted"),
         ("SELECT * FROM keyword WHERE +word = ?", "the planner would not use it"),
+        ("SELECT word FROM keyword WHERE +word = ?", "the table would still be read whole"),
         ("SELECT * FROM keyword WHERE word LIKE ? ORDER BY freq LIMIT ?", "compares a pattern"),
         ("SELECT * FROM keyword WHERE lang = ? AND word LIKE ? ORDER BY freq LIMIT ?", "12% of the table"),
         ("SELECT * FROM shown WHERE word = ?", "keyword is read through a view"),
@@ -154,6 +155,18 @@ def test_a_reason_reads_as_a_person_would_say_it(bench) -> None:
     assert by_word.rows == 120_000
     assert len(by_word.id) == 12
     assert set(by_word.id) <= set("0123456789abcdef")
+
+
+def test_a_name_that_another_index_has_is_not_taken_again(bench) -> None:
+    bench.write("CREATE INDEX ix_keyword_word ON note (body); CREATE INDEX ix_keyword_parent ON keyword (place)")
+    bench.run("SELECT * FROM keyword WHERE word = ?", "SELECT * FROM keyword WHERE parent = ?")
+    advice = bench.advisor.recommend()
+    assert [each.sql for each in advice] == [
+        "CREATE INDEX ix_keyword_word_2 ON keyword (word)",
+        "CREATE INDEX ix_keyword_parent_2 ON keyword (parent)",
+    ]
+    for each in advice:
+        bench.advisor.apply(each.id)
 
 
 def test_a_range_is_advised_with_a_caution(bench) -> None:

@@ -139,9 +139,7 @@ def how_far(sql: str, lines: Sequence[tuple[int, int, str]]) -> Reading:
 def read_plan(lines: Sequence[tuple[int, int, str]], names: Names, far: Reading) -> tuple[Step, ...]:
     """EXPLAIN QUERY PLAN's ``(id, parent, detail)`` lines as steps."""
     # A name that the plan computes (WITH, a subquery in FROM) hides a table of the same name.
-    computed = {
-        d.split(" ", 1)[1].lower() for *_, d in lines if d.startswith(("CO-ROUTINE ", "MATERIALIZE "))
-    }
+    computed = {d.split(" ", 1)[1].lower() for *_, d in lines if d.startswith(("CO-ROUTINE ", "MATERIALIZE "))}
     depths: dict[int, int] = {}
     repeated: set[int] = set()
     looped: set[int] = set()
@@ -155,20 +153,14 @@ def read_plan(lines: Sequence[tuple[int, int, str]], names: Names, far: Reading)
             words, sorts = _work(detail)
             steps.append(Step(detail, depths[number], sorts=sorts, reading=words))
             continue
-        again = (
-            " for each row found so far" if parent in looped else " each time" if parent in repeated else ""
-        )
+        again = " for each row found so far" if parent in looped else " each time" if parent in repeated else ""
         looped.add(parent)
         outermost = parent == 0 and not any(step.depth == 0 for step in steps)
-        steps.append(
-            _access(read, depths[number], names, computed, far if outermost else "everything", again)
-        )
+        steps.append(_access(read, depths[number], names, computed, far if outermost else "everything", again))
     return tuple(steps)
 
 
-def _access(
-    read: re.Match[str], depth: int, names: Names, computed: set[str], far: Reading, again: str
-) -> Step:
+def _access(read: re.Match[str], depth: int, names: Names, computed: set[str], far: Reading, again: str) -> Step:
     """One SCAN or SEARCH."""
     rest = _SUFFIX.sub("", read[2])
     alias = _leading_name(rest, names.aliases)
@@ -187,7 +179,8 @@ def _access(
         all_rows = f"rows of {shown}"
     terms = " (" + re.sub(r"(<=|>=|[<>=])", r" \1 ", how["terms"]) + ")" if how and how["terms"] else ""
     alone = " alone" if how and how["covering"] else ""
-    scan = read[1] == "SCAN"
+    # For min() and max() SQLite says SEARCH whatever it does: without an index it reads everything.
+    scan = read[1] == "SCAN" or how is None
     virtual = " VIRTUAL TABLE INDEX " in rest
     if virtual:
         words = f"asks the virtual table {shown}"
@@ -195,11 +188,11 @@ def _access(
         # The index is built from every row, then thrown away.
         words = f"builds an automatic index over {all_rows} on each run{terms}"
     elif scan and index:
-        words = f"reads {all_rows} " + (
-            f"from the index {index} alone" if alone else f"in the order of {index}"
-        )
+        words = f"reads {all_rows} " + (f"from the index {index} alone" if alone else f"in the order of {index}")
     elif scan:
         words = f"reads {all_rows}"
+    elif index and not terms:
+        words = f"looks at one end of the index {index} of {shown}"
     elif index:
         words = f"finds rows of {shown} by the index {index}{alone}{terms}"
     elif how and how["key"] == "PRIMARY KEY":
@@ -213,10 +206,7 @@ def _access(
         depth,
         table=shown if table else None,
         index=index,
-        reads_whole_table=(scan or automatic)
-        and not virtual
-        and name not in computed
-        and far != "the first rows",
+        reads_whole_table=(scan or automatic) and not virtual and name not in computed and far != "the first rows",
         rows=known[0] if known else None,
         may_stop=far != "everything",
         covering=bool(alone and index),
