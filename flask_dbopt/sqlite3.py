@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3 as _stdlib
+from contextlib import suppress
 from inspect import signature
 from sqlite3 import *  # noqa: F403  # every name an app may use
 from typing import Any
@@ -51,4 +52,5 @@ def connect(database: Any, *arguments: Any, **keywords: Any) -> Any:  # type: ig
     return lend(owner, key_of(given), context=context, place=place if is_uri and "?" in place else None)
 
 
-connect.__signature__ = signature(_stdlib.connect)  # type: ignore[attr-defined]
+with suppress(ValueError):  # CPython 3.11 cannot read the signature of its own connect
+    connect.__signature__ = signature(_stdlib.connect)  # type: ignore[attr-defined]
