@@ -11,9 +11,9 @@ import fcntl
 import json
 import sqlite3
 import struct
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -245,7 +245,8 @@ class Ledger:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if broken is not None and _identity(path) != broken:
                     return None
-                aside = path.with_name(f"{path.name}.broken-{time.strftime('%Y%m%d-%H%M%S')}")
+                stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
+                aside = path.with_name(f"{path.name}.broken-{stamp}")
                 for suffix in ("-wal", "-shm", ""):
                     with suppress(FileNotFoundError):
                         path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
@@ -331,15 +332,14 @@ class Ledger:
                 raise LedgerForeignError(f"{self.path} was written by a newer version of Flask-DBOpt")
             if application or version or connection.execute("SELECT 1 FROM sqlite_master").fetchone():
                 raise LedgerForeignError(f"{self.path} is a database of something else")
-        journal = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-        if journal == "wal":
+        if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] == "wal":
             connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         if version == schema.VERSION:
             return
         connection.execute("BEGIN IMMEDIATE")
-        for statement in schema.TABLES.split(";"):
-            connection.execute(statement)
+        for table in schema.TABLES.split(";"):
+            connection.execute(table)
         connection.execute(f"PRAGMA application_id = {schema.APPLICATION}")
         connection.execute(f"PRAGMA user_version = {schema.VERSION}")
         connection.execute("COMMIT")
