@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flask_dbopt.backup import errand
-from flask_dbopt.backup.repository import BackupRecord, Entry, Repository, backup_id
+from flask_dbopt.backup.repository import BackupRecord, Entry, FolderBusy, Repository, backup_id
 from flask_dbopt.backup.restore import Restored, check_target, choose, put
 from flask_dbopt.backup.retention import Decision, Policy, plan_retention
 from flask_dbopt.engines.protocol import Snapshotter
@@ -74,19 +74,19 @@ class Backups:
         ordinary = [record for record in self.list() if record.kind != "safety" and not _failed(record)]
         return not ordinary or not 0 <= now - ordinary[0].taken_at < interval_hours * 3600
 
-    def take(
-        self, full: bool = False, label: str | None = None, *, verify: bool | None = None
-    ) -> BackupRecord:
+    def take(self, full: bool = False, label: str | None = None, *, verify: bool | None = None) -> BackupRecord:
         """Take one, prove it, let it count, and remove what the policy no longer keeps.
 
         Every backup is a full snapshot so far, whatever ``full`` says. After a BackupError all is as it was.
         """
-        self._emit("backup_started", database=self.name)
         try:
             with self._repository.changing("a backup", self._clock()) as lock:
+                self._emit("backup_started", database=self.name)
                 proving = self._verify_each if verify is None else verify
                 record = self._take("snapshot", label, lock, proving=proving)
                 self._remove([each for each in self._plan() if not each.keep and each.point.id != record.id])
+        except FolderBusy:
+            raise
         except DBOptError as error:
             log.error("backup of %s failed: %s", self.name, error)  # noqa: TRY400
             self._emit("backup_failed", database=self.name, error=error)
@@ -181,9 +181,7 @@ class Backups:
         for each in decisions:
             log.info("backup %s of %s was removed: %s", each.point.id, self.name, each.reason)
 
-    def _take(
-        self, kind: str, label: str | None, lock: int, *, proving: bool, damaged: bool = False
-    ) -> BackupRecord:
+    def _take(self, kind: str, label: str | None, lock: int, *, proving: bool, damaged: bool = False) -> BackupRecord:
         """Under the folder's lock. ``damaged``: a faithful copy of a damaged database counts, unproved."""
         started, taken_at = time.monotonic(), round(self._clock(), 3)
         size = self._snapshotter.size()
@@ -249,9 +247,7 @@ class Backups:
             staged = Path(scratch["scratch"])
             faults = self._stage(entry, lock, scratch)["faults"]
             if faults and entry.record.kind != "safety":  # a safety backup is the way back, whatever it holds
-                raise RestoreError(
-                    f"its database is damaged: {faults[0]}", hint="restore with --to and repair it"
-                )
+                raise RestoreError(f"its database is damaged: {faults[0]}", hint="restore with --to and repair it")
             if dry_run:
                 return None, faults
             kept = staged.rename(staged.with_name("staged"))

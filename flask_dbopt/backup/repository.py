@@ -73,6 +73,10 @@ class Catalog:
     damaged: bool = False
 
 
+class FolderBusy(BackupError):
+    """Another process or thread is changing the folder; nothing was started, so nothing failed."""
+
+
 def backup_id(taken_at: float, txid: int) -> str:
     return f"{datetime.fromtimestamp(taken_at, UTC):%Y%m%d-%H%M%S}-{txid}"
 
@@ -119,9 +123,7 @@ class Repository:
         named = {entry.record.path for entry in known}
         strange = (self._strange(file) for path, file in there.items() if path not in named)
         found += [each for each in strange if each is not None]
-        return tuple(
-            sorted(found, key=lambda entry: (entry.record.taken_at, entry.record.txid), reverse=True)
-        )
+        return tuple(sorted(found, key=lambda entry: (entry.record.taken_at, entry.record.txid), reverse=True))
 
     def entry(self, backup: str) -> Entry:
         """The backup of this id, or a BackupError that names those there are."""
@@ -130,11 +132,7 @@ class Repository:
             if entry.record.id == backup:
                 return entry
         names = ", ".join(entry.record.id for entry in entries[:5])
-        hint = (
-            f"there are {names}{', …' if len(entries) > 5 else ''}"
-            if entries
-            else "take one: flask db-opt backup"
-        )
+        hint = f"there are {names}{', …' if len(entries) > 5 else ''}" if entries else "take one: flask db-opt backup"
         raise BackupError(f"no backup {backup!r} in {self.folder}", hint=hint)
 
     def chain(self, entry: Entry) -> tuple[Path, ...]:
@@ -143,9 +141,7 @@ class Repository:
             return (Path(entry.record.path),)
         files = ltx.chain(self.files(), entry.record.txid)
         if not files:
-            raise BackupError(
-                f"{entry.record.id} lacks files it builds on", hint="restore an older or newer backup"
-            )
+            raise BackupError(f"{entry.record.id} lacks files it builds on", hint="restore an older or newer backup")
         return tuple(file.path for file in files)
 
     def next_txid(self) -> int:
@@ -160,7 +156,7 @@ class Repository:
     def changing(self, deed: str, now: float) -> Iterator[int]:
         """Hold the folder against every other process and thread; yields the descriptor a child may inherit.
 
-        What an earlier holder left half-done is swept first. Does not wait: a BackupError names the holder.
+        What an earlier holder left half-done is swept first. Does not wait: FolderBusy names the holder.
         """
         descriptor = self._lock()
         try:
@@ -205,8 +201,7 @@ class Repository:
         catalog = self._settled()
         known = any(entry.record.id == record.id for entry in catalog.entries)
         entries = [
-            replace(entry, record=record) if entry.record.id == record.id else entry
-            for entry in catalog.entries
+            replace(entry, record=record) if entry.record.id == record.id else entry for entry in catalog.entries
         ]
         self._write(replace(catalog, entries=tuple(entries if known else [*entries, Entry(record, "", "")])))
 
@@ -239,16 +234,12 @@ class Repository:
         os.close(descriptor)
         raise self._busy()
 
-    def _busy(self) -> BackupError:
+    def _busy(self) -> FolderBusy:
         holder = self.holder() or {}
         who = f"process {holder['pid']}" if "pid" in holder else "another process"
-        since = (
-            f" since {time.strftime('%H:%M:%S', time.localtime(holder['since']))}"
-            if "since" in holder
-            else ""
-        )
+        since = f" since {time.strftime('%H:%M:%S', time.localtime(holder['since']))}" if "since" in holder else ""
         deed = holder.get("deed", "change its backups")
-        return BackupError(
+        return FolderBusy(
             f"{who} is busy{since}: {deed} of {self.database!r}",
             hint="wait until it is done; nothing was started",
         )

@@ -53,9 +53,7 @@ def choose(records: Sequence[BackupRecord], wish: str | float | datetime) -> Bac
 def check_target(target: Path) -> None:
     """A restore to a file never overwrites."""
     if target.exists() or target.is_symlink():
-        raise RestoreError(
-            f"{target} exists", hint="name a new file, or restore into the live database without --to"
-        )
+        raise RestoreError(f"{target} exists", hint="name a new file, or restore into the live database without --to")
     if not target.parent.is_dir():
         raise RestoreError(f"there is no folder {target.parent}", hint="create it first")
     if not os.access(target.parent, os.W_OK):

@@ -8,13 +8,14 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from flask_dbopt.backup import repository
 from flask_dbopt.backup.backups import Backups
-from flask_dbopt.backup.repository import Repository
+from flask_dbopt.backup.repository import Entry, Repository
 from flask_dbopt.errors import BackupError
 
 Build = Callable[..., sqlite3.Connection]
@@ -135,6 +136,42 @@ def test_a_file_of_others_that_is_no_backup_is_listed_as_what_it_is(build: Build
     assert "is no LTX file" in next(each for each in listed if each.txid == 9).proof
     assert len(listed) == 2
     assert backups.take().txid == 10
+
+
+def test_an_increment_is_restored_from_its_snapshot_on_and_refused_when_a_part_is_gone(
+    build: Build, room: Room
+) -> None:
+    build(10).close()
+    record = room().take()
+    folder = Repository(room().folder, "default")
+    part = folder.folder / "ltx" / "0" / "0000000000000002-0000000000000003.ltx"
+    part.parent.mkdir()
+    part.touch()
+    entry = Entry(replace(record, kind="increment", path=str(part), txid=3), "", "")
+    assert folder.chain(entry) == (Path(record.path), part)
+    part.unlink()
+    with pytest.raises(BackupError, match="lacks files it builds on"):
+        folder.chain(entry)
+
+
+def test_a_busy_folder_is_no_failed_backup(build: Build, room: Room) -> None:
+    build(10).close()
+    told: list[str] = []
+    backups = room(emit=lambda name, **details: told.append(name))
+    backups.take()
+    with Repository(backups.folder, "default").changing("a test", 0.0), pytest.raises(BackupError, match="is busy"):
+        backups.take()
+    assert told == ["backup_started", "backup_finished"]
+
+
+def test_a_catalog_that_cannot_be_read_is_said(build: Build, room: Room) -> None:
+    build(10).close()
+    room().take()
+    (room().folder / "catalog.json").unlink()
+    (room().folder / "catalog.json").mkdir()
+    with pytest.raises(BackupError, match=r"cannot read .*catalog\.json") as caught:
+        room().list()
+    assert caught.value.hint
 
 
 def test_an_unknown_id_is_answered_with_those_there_are(build: Build, room: Room) -> None:

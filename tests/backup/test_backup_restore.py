@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 import subprocess
 import sys
@@ -193,6 +194,63 @@ def flip(path: Path, place: int) -> None:
         byte = stream.read(1)[0]
         stream.seek(place)
         stream.write(bytes([byte ^ 0x10]))
+
+
+def test_a_backup_that_holds_a_damaged_database_goes_to_a_file_only(build: Build, room: Room, tmp_path: Path) -> None:
+    with closing(build(3000, mode="delete")) as connection:
+        root = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'word'").fetchone()[0]
+    sound = (tmp_path / "app.db").read_bytes()
+    with (tmp_path / "app.db").open("r+b") as stream:
+        stream.seek((root - 1) * 4096 + 8)
+        stream.write(b"\xff" * 200)
+    record = room().take(verify=False)
+    (tmp_path / "app.db").write_bytes(sound)
+    with pytest.raises(RestoreError, match="its database is damaged") as caught:
+        room().restore(record.id)
+    assert "--to" in caught.value.hint
+    with pytest.raises(BackupError, match="the database itself is damaged"):
+        room().verify(record.id)
+    assert (tmp_path / "app.db").read_bytes() == sound
+    assert room().restore(record.id, to=tmp_path / "out.db").faults
+
+
+def test_a_name_that_is_taken_meanwhile_is_not_overwritten(
+    build: Build, room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(10).close()
+    room().take()
+    monkeypatch.setattr("flask_dbopt.backup.backups.check_target", lambda target: target.touch())
+    with pytest.raises(RestoreError, match="exists by now"):
+        room().restore(to=tmp_path / "out.db")
+    assert (tmp_path / "out.db").stat().st_size == 0
+
+
+def test_a_file_system_without_hard_links_will_do(
+    build: Build, room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    connection = build(10)
+    room().take()
+    monkeypatch.setattr("os.link", refuse)
+    room().restore(to=tmp_path / "out.db")
+    assert (tmp_path / "out.db").read_bytes() == connection.serialize()
+
+
+def test_a_disk_that_fills_up_while_restoring_is_said(
+    build: Build, room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_up(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    build(10).close()
+    room().take()
+    monkeypatch.setattr("flask_dbopt.backup.backups.put", fill_up)
+    with pytest.raises(RestoreError, match="No space left on device") as caught:
+        room().restore(to=tmp_path / "out.db")
+    assert "free disk space" in caught.value.hint
+    assert not list(tmp_path.glob("*out.db*"))
 
 
 def test_flipped_bytes_are_found_by_verify_wherever_they_are(build: Build, room: Room) -> None:

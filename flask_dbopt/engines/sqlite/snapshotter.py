@@ -149,9 +149,7 @@ class SQLiteSnapshotter:
         ):
             self._replace(live, new, until, deadline)
 
-    def _replace(
-        self, live: sqlite3.Connection, new: sqlite3.Connection, until: float, deadline: float
-    ) -> None:
+    def _replace(self, live: sqlite3.Connection, new: sqlite3.Connection, until: float, deadline: float) -> None:
         mode = _pragma(live, "journal_mode")
         empty = _pragma(live, "page_count") == 0
         sizes = _pragma(live, "page_size"), _pragma(new, "page_size")
@@ -194,9 +192,7 @@ class SQLiteSnapshotter:
         if self.path.is_dir():
             raise BackupError(f"{self.path} is a folder", hint="DBOPT_DATABASE must name the database file")
         if not self.path.exists():
-            raise BackupError(
-                f"there is no database at {self.path}", hint="start the app once, or fix the path"
-            )
+            raise BackupError(f"there is no database at {self.path}", hint="start the app once, or fix the path")
         return os.path.realpath(self.path)
 
     def _pinned(self, connection: sqlite3.Connection, path: str, file: int) -> PinnedPages | EmptyPages:
@@ -301,9 +297,7 @@ def _faults(connection: sqlite3.Connection, thorough: bool) -> tuple[str, ...]:
                 raise
             stood_in = True
     found = [line for (row,) in rows for line in str(row).splitlines() if line != "ok"]
-    return tuple(
-        line for line in found if not _CONSTRAINT.match(line) and not (stood_in and _ORDER.match(line))
-    )
+    return tuple(line for line in found if not _CONSTRAINT.match(line) and not (stood_in and _ORDER.match(line)))
 
 
 def _keep(path: str) -> int:
@@ -314,9 +308,7 @@ def _keep(path: str) -> int:
 
 def _open_frozen(path: Path) -> sqlite3.Connection:
     """A file that nobody writes to: no locks, and no ``-shm`` beside it."""
-    return sqlite3.connect(
-        f"file:{quote(os.path.realpath(path))}?immutable=1", uri=True, isolation_level=None
-    )
+    return sqlite3.connect(f"file:{quote(os.path.realpath(path))}?immutable=1", uri=True, isolation_level=None)
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> Any:
@@ -340,9 +332,7 @@ def _advice(message: str) -> str:
     if "locked" in message or "busy" in message:
         return "another process holds it; try again when it is done"
     if "not a database" in message or "malformed" in message:
-        return (
-            "the file is damaged or no SQLite database; restore a backup with --to FILE and look at it first"
-        )
+        return "the file is damaged or no SQLite database; restore a backup with --to FILE and look at it first"
     if "full" in message:
         return "free some disk space"
     return "check that the file and its folder can be read and written by this user"
