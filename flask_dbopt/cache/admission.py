@@ -8,8 +8,9 @@ import sys
 import uuid
 from collections.abc import Callable, Collection, Hashable, Sequence
 from enum import Enum, auto
-from itertools import chain
 from typing import Any, Final
+
+from flask_dbopt.engines.protocol import Footprint
 
 # A hit costs some 8 µs here and a kept miss 25 µs more than a plain run; so this is where keeping begins to
 # pay for a query that is repeated a few times between two changes.
@@ -43,27 +44,40 @@ _IMMUTABLE: Final = frozenset(
     )
 )
 
+_SIZED: Final = frozenset((str, bytes))
+_SMALL: Final = frozenset((type(None), bool, int, float))
+
 
 def weigh(rows: Sequence[Any], row_types: Collection[type]) -> int | None:
     """About how many bytes these rows take; None when one of them, or a value in it, might be altered."""
-    kinds = set(map(type, rows))
-    if not kinds <= {tuple, *row_types}:
+    if not set(map(type, rows)) <= {tuple, *row_types}:
         return None
-    if not _IMMUTABLE.issuperset(map(type, chain.from_iterable(rows))):
-        return None
-    width = len(rows[0]) if rows else 0
-    return sum(map(sys.getsizeof, chain.from_iterable(rows))) + len(rows) * (64 + 8 * width)
+    size = 0
+    # By columns, a third of the time by values: 17 µs for 200 rows of two.
+    for column in zip(*rows, strict=True):
+        kinds = set(map(type, column))
+        if not kinds <= _IMMUTABLE:
+            return None
+        if kinds <= _SIZED:
+            size += 2 * sum(map(len, column))
+        elif not kinds <= _SMALL:
+            size += sum(map(sys.getsizeof, column))
+        size += len(rows) * 64
+    return size + len(rows) * 64
 
 
 class Statement:
     """One SQL text that was found worth looking up, and how that has paid so far."""
 
-    __slots__ = ("credit", "mean", "pause", "shape", "sql")
+    __slots__ = ("credit", "footprint", "mean", "pause", "shape", "sql", "true_for")
 
     def __init__(self, sql: str, shape: str, seconds: float) -> None:
         self.sql = sql
         self.shape = shape
         """Its text without literals: what may be told to others."""
+        self.footprint: Footprint | None = None
+        self.true_for: Hashable = None
+        """The state of the database, by its token, in which that footprint was seen."""
         self.mean = seconds
         self.credit = _CREDIT
         self.pause = 0

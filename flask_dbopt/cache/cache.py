@@ -206,8 +206,10 @@ class Shelf:
                 self._doorkeeper.turn_away(key)
                 cache._refused += 1
                 return False
-        # Asked again between the two tokens, so that it is true for the schema that the rows were read under.
-        footprint = self._watcher.footprint(statement.sql)
+        footprint = statement.footprint
+        if footprint is None or statement.true_for != ticket._token:
+            # Asked between the two tokens, so that it is true for the schema that the rows were read under.
+            footprint = self._watcher.footprint(statement.sql)
         after = self._watcher.token(ticket._identity)
         with cache._lock:
             if footprint is not None and not _may_be_kept(footprint):
@@ -217,6 +219,7 @@ class Shelf:
             if footprint is None or after != ticket._token or cache._generation != ticket._generation:
                 cache._refused += 1
                 return False
+            statement.footprint, statement.true_for = footprint, after
             kept = Kept(tuple(rows), description)
             entry = Entry(kept, after, self.database, footprint.reads, size, cache._clock())
             cache._store.put(key, entry)

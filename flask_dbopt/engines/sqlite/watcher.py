@@ -17,11 +17,10 @@ from urllib.parse import quote
 
 from flask_dbopt.engines.protocol import Footprint, Identity
 from flask_dbopt.engines.sqlite.footprint import footprint_of
+from flask_dbopt.forks import keep_forever
 
 _FOOTPRINTS: Final = 2048
 _epochs = count(1)
-# Handles that a fork brought along. They are kept so that nothing ever closes them.
-_abandoned: list[sqlite3.Connection] = []
 
 
 @contextmanager
@@ -91,7 +90,7 @@ class SQLiteWatcher:
     def abandon(self) -> None:
         """After a fork, in the child: the inherited handle is neither used nor closed."""
         if self._connection is not None:
-            _abandoned.append(self._connection)
+            keep_forever(self._connection)
         self._connection = None
         self._footprints = {}
         self._described = self._schema = None
