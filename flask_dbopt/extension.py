@@ -74,7 +74,7 @@ class DBOptimizer:
             app.name,
             settings,
             sources,
-            unheeded=[f"{name} has no effect in this version yet" for name in resolved.unheeded],
+            unheeded=[f"DBOPT_{name.upper()} has no effect in this version yet" for name in resolved.unheeded],
             state_dir=None if is_quiet or not settings.enabled else instance / settings.state_dir,
             backup_dir=instance / settings.backup_dir,
             build_road=build_road,

@@ -223,6 +223,7 @@ class Optimizer:
             min_rows=settings.advisor_min_rows,
             min_calls=settings.advisor_min_calls,
             min_seconds=settings.advisor_min_seconds,
+            database=database.name,
             emit=self.emit,
         )
         database.backups = Backups(
@@ -384,6 +385,8 @@ class Optimizer:
         for database in self.databases.values():
             if database.pool is not None:
                 database.pool.abandon()
+            if database.advisor is not None:
+                database.advisor.abandon()
         for duty in self.child_duties:
             duty()
 
