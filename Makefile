@@ -27,7 +27,7 @@ $(READY): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "This Python cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --editable ".[all]" --group test
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable ".[all]" --group test
 	@touch $(READY)
 
 lint: $(READY)
