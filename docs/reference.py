@@ -37,7 +37,7 @@ def settings() -> str:
         for one in members:
             also = f"`{one.env}`" if one.env else ""
             parts.append(
-                f"| `{one.key}` | {_default(one)} | {_cell(one.meaning)} | {_cell(one.range)} | {also} |"
+                f"| `{one.key}` | {_default(one)} | {_cell(one.meaning)}{_not_yet(one)} | {_cell(one.range)} | {also} |"
             )
         parts.append("")
     return "\n".join(parts)
@@ -97,6 +97,10 @@ def _default(one: Any) -> str:
     if isinstance(shown, int) and not isinstance(shown, bool) and one.unit == "bytes" and shown % 1024 == 0:
         return f"{shown >> 20} MiB" if shown % (1 << 20) == 0 else f"{shown >> 10} KiB"
     return f"`{json.dumps(shown) if isinstance(shown, (dict, list, str)) else shown}`"
+
+
+def _not_yet(one: Any) -> str:
+    return "; *no effect in this version*" if one.later else ""
 
 
 def _cell(text: str) -> str:

@@ -55,6 +55,7 @@ def _rows(words: tuple[str, ...], optimizer: Optimizer | None) -> dict[str, dict
             "default": one.shown(one.default),
             "meaning": one.meaning,
             "unit": one.unit,
+            "effective": not one.later,
         }
         for one in SETTINGS.values()
         if not words or one.name.startswith(words)
@@ -69,11 +70,14 @@ def _show(screen: Screen, rows: dict[str, dict[str, Any]]) -> None:
                 key,
                 _text(row["default"] if row["source"] is None else row["value"]),
                 row["source"] or "default",
-                row["meaning"] + (f" ({row['unit']})" if row["unit"] else ""),
+                row["meaning"] + (f" ({row['unit']})" if row["unit"] else "") + _NOT_YET[row["effective"]],
             )
             for key, row in rows.items()
         ],
     )
+
+
+_NOT_YET = {True: "", False: "; no effect in this version"}
 
 
 def _text(value: Any) -> str:
