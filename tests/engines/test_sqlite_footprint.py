@@ -176,9 +176,7 @@ def test_triggers_and_cascades_are_seen(connection: sqlite3.Connection) -> None:
         ("DROP VIEW rare", "rare"),
     ],
 )
-def test_a_schema_change_writes_the_table_it_is_about(
-    connection: sqlite3.Connection, sql: str, table: str
-) -> None:
+def test_a_schema_change_writes_the_table_it_is_about(connection: sqlite3.Connection, sql: str, table: str) -> None:
     footprint = footprint_of(connection, sql)
     assert footprint is not None
     assert table in footprint.writes
