@@ -33,7 +33,7 @@ def command(screen: Screen, sql: str, params: tuple[str, ...], database: str | N
     advisor = advisor_of(one)
     plan = advisor.explain(sql, parameters(sql, params))
     if plan.problem:
-        raise DBOptError(f"the statement cannot be explained: {plan.problem}", hint="is it one SQL statement?")
+        raise DBOptError(plan.problem, hint="is it one SQL statement, of tables this database has?")
     whole = any(step.reads_whole_table for step in plan.steps)
     words = advisor.explained(sql)
     reason = advisor.why_not(sql) if whole else ""

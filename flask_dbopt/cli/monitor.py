@@ -45,6 +45,7 @@ def command(screen: Screen, interval: float, once: bool, since: float, limit: in
     On a terminal this is a screen that renews itself; into a pipe it is one picture after another, with
     --json one line of JSON for each.
     """
+    from flask_dbopt.cli.panels import parts
     from flask_dbopt.cli.target import target
     from flask_dbopt.report import as_dict, build
 
@@ -57,7 +58,8 @@ def command(screen: Screen, interval: float, once: bool, since: float, limit: in
     if once:
         report = look()
         screen.data(as_dict(report))
-        screen.show(_picture(report, limit))
+        for part in parts(report, limit=limit):
+            screen.show(part)
         return FINDING if any(alert.resolved_at is None for alert in report.alerts) else FINE
     try:
         if screen.interactive:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 def parts(report: Report, *, limit: int) -> Iterator[Any]:
     """Everything worth seeing, most urgent first; empty parts are left out."""
     yield overview(report)
+    yield ""
     raised = [alert for alert in report.alerts if alert.resolved_at is None]
     if raised:
         yield table(
