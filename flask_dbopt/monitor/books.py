@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from flask_dbopt.monitor.alerts import Alert
-from flask_dbopt.monitor.figures import Worker
+from flask_dbopt.monitor.figures import Statement, Worker
 from flask_dbopt.monitor.ledger import (
     Ledger,
     LedgerBrokenError,
@@ -82,12 +82,16 @@ class Books:
         except LedgerError as error:
             self._give_up(error, now)
 
-    def queries(self, since: float) -> Statements:
-        """The statements of the slots that reach beyond ``since``."""
+    def queries(self, since: float, only: str | None = None) -> Statements:
+        """The statements of the slots that reach beyond ``since``, or only the one with this id."""
         found: Statements = {}
-        for part in self._each(lambda ledger: ledger.queries(since)):
+        for part in self._each(lambda ledger: ledger.queries(since, only)):
             merge_statements(found, part)
         return found
+
+    def workload(self, since: float) -> list[Statement]:
+        """What ran in the same slots, without the rest; a statement that two books know stands there twice."""
+        return [each for part in self._each(lambda ledger: ledger.workload(since)) for each in part]
 
     def peaks(self, since: float, at_least: float) -> dict[str, tuple[float, str]]:
         """The longest run, and the text, of each statement that took ``at_least`` seconds once."""

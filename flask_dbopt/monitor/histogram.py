@@ -1,16 +1,17 @@
-"""How long things took, kept so that it adds up across workers and still tells quantiles to 1 %.
+"""How long things took, kept so that it adds up across workers and still tells quantiles within 2 %.
 
-Log-linear, as HdrHistogram: every power of two of a nanosecond is cut into 64 equal buckets, so a bucket is
-at most 1.6 % wide and its middle at most 0.8 % off. Sparse: a dict from bucket to count, no empty buckets.
+Log-linear, as HdrHistogram: every power of two of a nanosecond is cut into 32 equal buckets, so a bucket is
+at most 3.1 % wide and its middle at most 1.6 % off. Sparse: a dict from bucket to count, no empty buckets.
 """
 
 from __future__ import annotations
 
 import struct
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from math import frexp, ldexp
 
-STEPS = 64
+STEPS = 32
 #: The last bucket (over four hours) takes whatever is longer; it fits the 16 bits of the packed form.
 LAST = 44 * STEPS
 
@@ -26,9 +27,10 @@ def bucket(seconds: float) -> int:
 
 
 def middle(number: int) -> float:
-    """The duration in seconds that stands for a bucket."""
+    """The duration in seconds that stands for a bucket: as far from its lower end as from its upper, in parts."""
     octave, step = divmod(number, STEPS)
-    return ldexp((step + 0.5) / STEPS + 1, octave) * 1e-9
+    low, high = 1 + step / STEPS, 1 + (step + 1) / STEPS
+    return ldexp(2 * low * high / (low + high), octave) * 1e-9
 
 
 def merge(into: Buckets, other: Mapping[int, int]) -> None:
@@ -88,11 +90,15 @@ class Merging:
     """The sum of many packed histograms, as an aggregate function of SQL."""
 
     def __init__(self) -> None:
-        self._buckets: Buckets = {}
+        self._buckets: defaultdict[int, int] = defaultdict(int)
 
     def step(self, packed: bytes) -> None:
         """Add one."""
-        merge(self._buckets, unpack(packed))
+        count = len(packed) // 6
+        both = struct.unpack(f"<{count}H{count}I", packed)
+        buckets = self._buckets
+        for number, counted in zip(both[:count], both[count:], strict=True):
+            buckets[number] += counted
 
     def finalize(self) -> bytes:
         """The sum, packed."""

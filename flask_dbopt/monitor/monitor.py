@@ -203,16 +203,19 @@ class Monitor:
 
     def query(self, id: str) -> QueryFigures | None:  # noqa: A002 - the figures' own word
         """One statement over all time; None when nobody ran it."""
-        found = self._statements(None).get(id)
+        found = self._statements(None, id).get(id)
         return None if found is None else reading.query_figures(*found)
 
     def workload(self, since: float | None = None) -> list[Statement]:
         """What ran in the database, the most expensive first."""
-        found = [
-            Statement(shape.id, shape.query, query.calls, query.seconds)
-            for query, shape in self._statements(since).values()
-        ]
-        return sorted(found, key=lambda statement: -statement.seconds)
+        sums: dict[str, Statement] = {}
+        with self._seen() as parts:
+            kept = self._books.workload(since or 0.0)
+            new = (each for part in parts for each in part.queries_since(since or 0.0).values())
+            for one in (*kept, *(Statement(s.id, s.query, q.calls, q.seconds) for q, s in new)):
+                other = sums.get(one.id, Statement(one.id, one.query, 0, 0.0))
+                sums[one.id] = Statement(one.id, one.query, one.calls + other.calls, one.seconds + other.seconds)
+        return sorted(sums.values(), key=lambda statement: -statement.seconds)
 
     def endpoints(self, since: float | None = None) -> list[EndpointFigures]:
         """Every endpoint that answered a request, the one with the most time first."""
@@ -260,9 +263,9 @@ class Monitor:
             self._intake.tally = Tally()
             self._books.reset()
 
-    def _statements(self, since: float | None) -> Statements:
+    def _statements(self, since: float | None, only: str | None = None) -> Statements:
         with self._seen() as parts:
-            found = self._books.queries(since or 0.0)
+            found = self._books.queries(since or 0.0, only)
             for part in parts:
                 merge_statements(found, part.queries_since(since or 0.0))
         return found

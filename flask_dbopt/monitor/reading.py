@@ -75,7 +75,7 @@ def endpoint_figures(name: str, endpoint: EndpointSum) -> EndpointFigures:
 def plan_steps(since: float, now: float, points: int) -> tuple[int, int, int]:
     """Where a chart's first step starts, how wide the steps are and how many: as fine as the slots allow."""
     since = min(since, now)
-    fine = next(width for width, keep in RESOLUTIONS if now - since <= keep)
+    fine = next(width for width, keep, _ in RESOLUTIONS if now - since <= keep)
     width = max(1, ceil((now - since) / fine / points)) * fine
     while True:
         base = int(since // width) * width

@@ -12,13 +12,14 @@ from __future__ import annotations
 APPLICATION = 0x44426F70
 VERSION = 1
 
-#: Seconds a slot covers, and how long such slots stay before they are added up into coarser ones.
-RESOLUTIONS: tuple[tuple[int, float], ...] = (
-    (10, 15 * 60),
-    (60, 3 * 3600),
-    (600, 36 * 3600),
-    (3600, 8 * 86400),
-    (86400, float("inf")),
+#: Seconds a slot covers, and how long such slots stay before they are added up into coarser ones: those that
+#: charts are drawn from, and those of statements, which are many more and are read for tables.
+RESOLUTIONS: tuple[tuple[int, float, float], ...] = (
+    (10, 15 * 60, 10 * 60),
+    (60, 3 * 3600, 90 * 60),
+    (600, 36 * 3600, 25 * 3600),
+    (3600, 8 * 86400, 3 * 86400),
+    (86400, float("inf"), float("inf")),
 )
 
 TABLES = """
@@ -83,37 +84,52 @@ _QUERY_SUMS = """sum(calls), sum(rows), sum(errors), sum(cache_hits), sum(second
 _ENDPOINT_SUMS = """sum(calls), sum(errors), sum(queries), sum(cache_hits), sum(seconds),
     sum(database), histograms(histogram)"""
 
-#: Each turns the slots of resolution ``:fine`` that start before ``:before`` into slots of ``:coarse``.
-ROLL_UP = tuple(
-    f"INSERT INTO {table} SELECT :coarse, start - start % :coarse, {name}, {sums} FROM {table}"
-    f" WHERE resolution = :fine AND start < :before GROUP BY 2, 3 {conflict}"
+#: For each table two statements that turn slots of resolution ``:fine`` before ``:before`` into ``:coarse`` ones.
+ROLL_UP = {
+    table: (
+        f"INSERT INTO {table} SELECT :coarse, start - start % :coarse, {name}, {sums} FROM {table}"
+        f" WHERE resolution = :fine AND start < :before GROUP BY 2, 3 {conflict}",
+        f"DELETE FROM {table} WHERE resolution = :fine AND start < :before",
+    )
     for table, name, sums, conflict in (
         ("query_slot", "statement", _QUERY_SUMS, _ON_QUERY),
         ("endpoint_slot", "endpoint", _ENDPOINT_SUMS, _ON_ENDPOINT),
         ("counter_slot", "name", "sum(amount)", _ON_COUNTER),
     )
-)
+}
 SLOTS = ("query_slot", "endpoint_slot", "counter_slot")
-DROP_ROLLED_UP = tuple(f"DELETE FROM {table} WHERE resolution = :fine AND start < :before" for table in SLOTS)
 DROP_BEFORE = tuple(f"DELETE FROM {table} WHERE start < :before" for table in SLOTS)
 DROP_UNUSED = "DELETE FROM statement WHERE id NOT IN (SELECT statement FROM query_slot)"
 DROP_ALL = (*(f"DELETE FROM {table}" for table in SLOTS), "DELETE FROM statement")
 
+# The slots that reach beyond :since, found by the primary key: one range for each resolution.
+_RESOLUTION = f"(VALUES {', '.join(f'({width})' for width, *_ in RESOLUTIONS)}) AS resolutions CROSS JOIN"
+_BEYOND = "resolution = resolutions.column1 AND start > :since - resolutions.column1"
+
 READ_QUERIES = f"""
-SELECT statement.id, query, first_seen, last_seen, endpoints, place, {_QUERY_SUMS}
-FROM query_slot JOIN statement ON statement.id = query_slot.statement
-WHERE start + resolution > ? GROUP BY statement.id
+WITH sums AS (
+    SELECT statement AS id, {_QUERY_SUMS} FROM {_RESOLUTION} query_slot
+    WHERE {_BEYOND} AND (:id IS NULL OR statement = :id) GROUP BY statement
+) SELECT id, query, first_seen, last_seen, endpoints, place, sums.* FROM sums JOIN statement USING (id)
 """
-READ_PEAKS = """
-SELECT statement.id, max(most), query FROM query_slot JOIN statement ON statement.id = query_slot.statement
-WHERE start + resolution > ? AND most >= ? GROUP BY statement.id
+READ_WORKLOAD = f"""
+WITH sums AS (
+    SELECT statement AS id, sum(calls) AS calls, sum(seconds) AS seconds FROM {_RESOLUTION} query_slot
+    WHERE {_BEYOND} GROUP BY statement
+) SELECT id, query, calls, seconds FROM sums JOIN statement USING (id)
+"""
+READ_PEAKS = f"""
+WITH peaks AS (
+    SELECT statement AS id, max(most) AS peak FROM {_RESOLUTION} query_slot
+    WHERE {_BEYOND} AND most >= :at_least GROUP BY statement
+) SELECT id, peak, query FROM peaks JOIN statement USING (id)
 """
 READ_ENDPOINTS = f"""
-SELECT (start - :base) / :width, endpoint, {_ENDPOINT_SUMS} FROM endpoint_slot
-WHERE start + resolution > :since GROUP BY 1, 2
+SELECT (start - :base) / :width, endpoint, {_ENDPOINT_SUMS} FROM {_RESOLUTION} endpoint_slot
+WHERE {_BEYOND} GROUP BY 1, 2
 """
-READ_COUNTERS = """
-SELECT (start - :base) / :width, name, sum(amount) FROM counter_slot
-WHERE start + resolution > :since GROUP BY 1, 2
+READ_COUNTERS = f"""
+SELECT (start - :base) / :width, name, sum(amount) FROM {_RESOLUTION} counter_slot
+WHERE {_BEYOND} GROUP BY 1, 2
 """
 READ_FIRST = "SELECT min(start) FROM endpoint_slot"

@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Iterable
 from math import inf
+from typing import Any
 
-from flask_dbopt.monitor.histogram import Buckets, bucket, merge
+from flask_dbopt.monitor.histogram import Buckets, bucket, merge, pack
 from flask_dbopt.monitor.request import Record
 from flask_dbopt.sql.fingerprint import fingerprint
 
@@ -146,6 +147,7 @@ class Shape:
 
 
 Statements = dict[str, tuple[QuerySum, Shape]]
+Rows = list[tuple[Any, ...]]
 
 
 class Tally:
@@ -244,6 +246,16 @@ class Tally:
                 key = ((slot - base) // width, name)
                 found[key] = found.get(key, 0) + amount
         return found
+
+    def rows(self) -> tuple[Rows, Rows, Rows, Rows]:
+        """Everything as the ledger's tables hold it: statements, then slots of queries, endpoints, counters."""
+        shapes = self.shapes.values()
+        return (
+            [(s.id, s.query, s.first_seen, s.last_seen, s.place, json.dumps(list(s.endpoints))) for s in shapes],
+            [(FINEST, *key, *query.figures(), pack(query.buckets)) for key, query in self.queries.items()],
+            [(FINEST, *key, *total.figures(), pack(total.buckets)) for key, total in self.endpoints.items()],
+            [(FINEST, *key, amount) for key, amount in self.counters.items()],
+        )
 
     def _endpoint(self, name: str, now: float) -> EndpointSum:
         key = (_slot(now), name)

@@ -42,8 +42,8 @@ def test_quantiles_are_within_two_percent_of_the_exact_ones_on_latencies_as_they
 
 
 @given(durations)
-def test_a_bucket_stands_for_its_durations_to_one_percent(seconds):
-    assert middle(bucket(seconds)) == pytest.approx(seconds, rel=0.01)
+def test_a_bucket_stands_for_its_durations_within_two_percent(seconds):
+    assert middle(bucket(seconds)) == pytest.approx(seconds, rel=0.016)
 
 
 @given(st.lists(durations, min_size=1), st.lists(durations, min_size=1))
@@ -61,7 +61,7 @@ def test_a_quantile_lies_between_its_neighbours(values, rank):
     ordered = sorted(values)
     position = rank * (len(ordered) - 1)
     low, high = ordered[int(position)], ordered[min(int(position) + 1, len(ordered) - 1)]
-    assert low * 0.99 <= quantiles(filled(values), [rank])[0] <= high * 1.01
+    assert low * 0.98 <= quantiles(filled(values), [rank])[0] <= high * 1.02
 
 
 @pytest.mark.parametrize(("seconds", "number"), [(0.0, 0), (-1.0, 0), (1e-12, 0), (float("inf"), LAST), (1e6, LAST)])

@@ -385,7 +385,7 @@ def test_slots_become_coarser_with_age(build, serve, clock, path):
         clock.now += 86_400
     with closing(sqlite3.connect(path)) as connection:
         found = dict(connection.execute("SELECT resolution, count(*) FROM query_slot GROUP BY 1").fetchall())
-    assert set(found) <= {width for width, _ in schema.RESOLUTIONS}
+    assert set(found) <= {width for width, *_ in schema.RESOLUTIONS}
     assert found[86_400] >= 20
     assert sum(found.values()) == 30
 
