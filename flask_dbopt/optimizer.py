@@ -92,6 +92,7 @@ class Health:
     """For a load balancer."""
 
     ok: bool
+    """Whether requests can be served."""
     status: str
     """"ok" or "degraded"."""
     reasons: tuple[str, ...]
@@ -358,12 +359,17 @@ class Optimizer:
         return told
 
     def health(self) -> Health:
-        """Whether the databases can be worked with, and why not."""
-        reasons = [f"alert: {alert.message}" for alert in self.monitor.alerts() if alert.resolved_at is None]
-        for database in self.databases.values():
-            if database.path is not None and not database.path.exists():
-                reasons.append(f"{database.name}: {database.path} is missing")
-        return Health(ok=not reasons, status="degraded" if reasons else "ok", reasons=tuple(reasons))
+        """Whether the databases can be worked with, and what else is not as it should be.
+
+        An alert degrades but leaves ``ok``: a slow query must not make a load balancer take every worker out.
+        """
+        alerts = [f"alert: {alert.message}" for alert in self.monitor.alerts() if alert.resolved_at is None]
+        missing = [
+            f"{database.name}: {database.path} is missing"
+            for database in self.databases.values()
+            if database.path is not None and not database.path.exists()
+        ]
+        return Health(ok=not missing, status="degraded" if missing or alerts else "ok", reasons=(*missing, *alerts))
 
     # --- the end ---
 

@@ -7,7 +7,7 @@ import logging
 from flask_dbopt.admin import charts
 from flask_dbopt.admin.charts import Line
 from flask_dbopt.admin.desk import Done, Page, Visit
-from flask_dbopt.admin.overview import below
+from flask_dbopt.admin.overview import below, since_first_use
 from flask_dbopt.admin.wording import count
 
 log = logging.getLogger("flask_dbopt.admin")
@@ -37,7 +37,7 @@ def show(visit: Visit) -> Page:
 
 def drawing(visit: Visit) -> str:
     """Hits and misses over time; empty while the cache was never asked."""
-    series = visit.report.series
+    series = since_first_use(visit.report.series)
     if not any(point.cache_hits or point.cache_misses for point in series):
         return ""
     return charts.series(

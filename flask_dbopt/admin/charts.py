@@ -169,7 +169,8 @@ def _curves(lines: Sequence[Line], slots: int, top: float) -> Markup:
         for run in _runs(line.values):
             points = [(_x(i, slots), round(HEIGHT - HEIGHT * value / top, 2)) for i, value in run]
             if len(points) == 1:  # a lone value would be a line of no length
-                points = [(points[0][0] - 2, points[0][1]), (points[0][0] + 2, points[0][1])]
+                half = WIDTH / slots / 2
+                points = [(round(points[0][0] - half, 2), points[0][1]), (round(points[0][0] + half, 2), points[0][1])]
             path = " ".join(f"{x},{y}" for x, y in points)
             if number == 0:
                 drawn += Markup('<polygon class="area {}" points="{},{} {} {},{}"/>').format(

@@ -53,6 +53,8 @@ def apply(visit: Visit, advice_id: str) -> Done:
     for database in visit.optimizer.databases.values():
         advisor = database.advisor
         if advisor is not None and any(each.id == advice_id for each in advisor.recommend()):
+            if database.backups is not None:
+                database.backups.take(label=f"before index {advice_id}")
             advisor.apply(advice_id)
             log.warning("the admin page built an index: %s", advice.sql)
             return Done(f"Built: {advice.sql}. Statements prepared from now on can use it.", "indexes")

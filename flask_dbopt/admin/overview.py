@@ -81,7 +81,8 @@ def tiles(visit: Visit) -> list[Tile]:
 
 def drawings(series: Sequence[Point], at: float) -> list[str]:
     """The charts; none while nothing was measured."""
-    if not any(point.requests or point.queries for point in series):
+    series = since_first_use(series)
+    if not series:
         return []
     starts = [point.start for point in series]
     lengths = slot_seconds(starts, at)
@@ -126,6 +127,12 @@ def drawings(series: Sequence[Point], at: float) -> list[str]:
             bars=True,
         ),
     ]
+
+
+def since_first_use(series: Sequence[Point], least: int = 15) -> Sequence[Point]:
+    """The steps from the first that saw anything, at least ``least`` of them; none if nothing happened."""
+    used = [i for i, point in enumerate(series) if point.requests or point.queries]
+    return series[max(0, min(used[0] - 1, len(series) - least)) :] if used else ()
 
 
 def slot_seconds(starts: Sequence[float], at: float) -> list[float]:

@@ -33,7 +33,7 @@ def test_an_index_is_built_only_after_a_second_look(staged: Any) -> None:
     assert "nothing else can write" in page
     assert staged.rooms.asked == []
     answer = client.post("/_dbopt/indexes/feedc0ffee01/apply", data={"csrf": csrf_of(page)})
-    assert staged.rooms.asked == [("apply", "feedc0ffee01")]
+    assert staged.rooms.asked == [("take", "before index feedc0ffee01"), ("apply", "feedc0ffee01")]
     assert "Built: CREATE INDEX keyword_word" in client.get(answer.location).text
 
 

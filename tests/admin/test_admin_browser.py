@@ -129,7 +129,7 @@ def test_an_index_is_built_in_two_clicks_and_the_message_does_not_stay_in_the_ad
     tab.get_by_role("button", name="Build this index").click()
     tab.get_by_text("Built: CREATE INDEX keyword_word").wait_for()
     assert tab.url == site.url + "indexes"
-    assert site.rooms.asked == [("apply", "feedc0ffee01")]
+    assert site.rooms.asked == [("take", "before index feedc0ffee01"), ("apply", "feedc0ffee01")]
     assert tab.faults == []
     tab.context.close()
 

@@ -367,3 +367,10 @@ def test_settings_show_value_source_and_meaning_but_no_secret(build: Build) -> N
     assert "app.config DBOPT_POOL_MAX" in text
     for words in ("7 connections", "64.0 MiB", "not set", "24 hours", "none", "on", "the most connections lent"):
         assert words in text
+
+
+def test_with_several_databases_the_restore_commands_name_theirs(build: Build, busy_report: Any) -> None:
+    other = dataclasses.replace(busy_report.databases[0], name="archive")
+    report = dataclasses.replace(busy_report, databases=(*busy_report.databases, other))
+    text = read(build(report=report, DBOPT_ADMIN_TOKEN=TOKEN), "backups").text
+    assert "flask db-opt restore latest --database archive" in text

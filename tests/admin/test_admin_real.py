@@ -103,6 +103,7 @@ def test_a_slow_query_becomes_an_index_by_a_persons_word(shop: Shop) -> None:
     with sqlite3.connect(shop.path) as connection:
         ((index,),) = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'index'").fetchall()
     connection.close()
+    assert f"before index {advice['id']}" in shop.page("backups"), "the way back was kept first"
     after = shop.page(path)
     assert "whole table" not in after
     assert index in after
@@ -150,5 +151,7 @@ def test_the_apps_own_check_opens_the_page(tmp_path: Path) -> None:
 def test_a_missing_database_is_said_and_breaks_no_page(shop: Shop) -> None:
     shop.path.unlink()
     assert "is missing" in shop.page()
+    health = shop.client.get("/_dbopt/health")
+    assert (health.status_code, health.json) == (503, {"status": "degraded"})
     for path in ("queries", "indexes", "pool", "cache", "backups"):
         shop.page(path)

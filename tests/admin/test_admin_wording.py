@@ -9,6 +9,8 @@ import pytest
 
 from flask_dbopt.admin import charts, wording
 from flask_dbopt.admin.charts import Line, Mark
+from flask_dbopt.admin.overview import since_first_use
+from flask_dbopt.monitor.figures import Point
 
 
 @pytest.mark.parametrize(
@@ -158,6 +160,7 @@ def test_a_line_stops_where_nothing_was_measured_and_a_lone_value_can_be_seen() 
     assert [len(points.split()) for points in lines] == [2, 2]
     first, second = (point.split(",")[0] for point in lines[1].split())
     assert float(first) < 420 < float(second)
+    assert float(second) - float(first) == 120, "as wide as its step"
 
 
 def test_a_chart_of_nothing_is_still_a_chart() -> None:
@@ -202,6 +205,16 @@ def test_days_show_the_last_backup_of_each_and_what_lies_outside_does_not() -> N
     assert tones.count("none") == 28
     assert "backups on 2 of the last 30 days" in drawn
     assert "<title>a; b</title>" in drawn
+
+
+def point(start: float, requests: int) -> Point:
+    return Point(start, requests, requests, 0, float(requests), None, 0.0, 0, 0)
+
+
+@pytest.mark.parametrize(("first", "shown"), [(0, 60), (10, 51), (58, 15), (60, 0)])
+def test_the_first_minutes_of_an_app_fill_the_chart(first: int, shown: int) -> None:
+    series = [point(60.0 * i, int(i >= first)) for i in range(60)]
+    assert len(since_first_use(series)) == shown
 
 
 # --- colours ---
