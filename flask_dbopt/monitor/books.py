@@ -222,6 +222,8 @@ class Books:
             if self._disk is not None:
                 try:
                     parts.append(self._on_disk(self._disk, read))
+                except LedgerBusyError:
+                    pass  # somebody is just making it
                 except LedgerError as error:
                     self._problem = self._problem or str(error)
             if self._memory_used:

@@ -141,7 +141,11 @@ class Monitor:
     def close(self) -> None:
         """Flush everything and take leave of the other workers, in about a second at most."""
         self._check_process()
-        with self._intake.lock:
+        lock = self._intake.lock
+        if not lock.acquire(timeout=LAST_FLUSH):
+            log.warning("a flush hangs: the last figures of this process are lost")
+            return
+        try:
             now = self._clock()
             self._intake.fold(now, to_the_end=True)
             deadline = time.monotonic() + LAST_FLUSH
@@ -151,6 +155,8 @@ class Monitor:
                 self._books.leave(self._id)
                 self._swept = False
             self._books.close()
+        finally:
+            lock.release()
         self._intake.tell()
 
     def abandon(self) -> None:

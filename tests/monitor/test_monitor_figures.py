@@ -291,6 +291,19 @@ def test_what_cannot_be_kept_while_a_flush_hangs_is_counted_as_dropped(monitor, 
     assert calls + monitor.counters()["monitor.dropped"] == 11 * PENDING
 
 
+def test_closing_does_not_wait_for_a_flush_that_hangs(build, clock, caplog):
+    monitor = build()
+    hanging, done = threading.Event(), threading.Event()
+    monitor.source("slow", lambda: hanging.set() or done.wait(30) and {})
+    flush = threading.Thread(target=monitor.sweep, args=(clock.now,))
+    flush.start()
+    assert hanging.wait(30)
+    monitor.close()
+    done.set()
+    flush.join()
+    assert "a flush hangs" in caplog.text
+
+
 def test_more_statements_than_are_kept_are_summed_on_one_row(monitor, clock):
     for number in range(MOST_STATEMENTS + 500):
         monitor.recorder.record(f"SELECT a{number}", 0.001, 1, None, False)
@@ -346,6 +359,14 @@ def test_a_monitor_that_nobody_used_leaves_no_file(build, path):
     monitor.flush()
     monitor.close()
     assert not path.exists()
+
+
+def test_what_is_flushed_by_hand_is_there_for_every_worker(build, serve):
+    one, other = build(), build()
+    serve(one, "a", ("SELECT 1", 0.01))
+    one.flush()
+    assert other.queries()[0].calls == 1
+    assert other.workers() == [], "a process that never swept is no worker"
 
 
 def test_a_backward_clock_loses_no_figure(monitor, serve, clock):
