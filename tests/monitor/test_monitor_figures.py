@@ -294,7 +294,7 @@ def test_what_cannot_be_kept_while_a_flush_hangs_is_counted_as_dropped(monitor, 
 def test_closing_does_not_wait_for_a_flush_that_hangs(build, clock, caplog):
     monitor = build()
     hanging, done = threading.Event(), threading.Event()
-    monitor.source("slow", lambda: hanging.set() or done.wait(30) and {})
+    monitor.source("slow", lambda: hanging.set() or (done.wait(30) and {}))
     flush = threading.Thread(target=monitor.sweep, args=(clock.now,))
     flush.start()
     assert hanging.wait(30)
