@@ -36,7 +36,7 @@ for number in range(10**9):
 """
 
 
-@pytest.mark.parametrize("page_size", [512, 1024, 4096, 32768, 65536])
+@pytest.mark.parametrize("page_size", [512, 4096, 65536])
 def test_litestream_restores_a_wal_database_whose_frames_are_not_in_the_file_yet(
     build: Build, room: Room, litestream: Litestream, page_size: int
 ) -> None:
@@ -61,11 +61,10 @@ def test_litestream_restores_pages_that_would_not_compress(build: Build, room: R
         assert litestream(room()) == connection.serialize()
 
 
-@pytest.mark.parametrize("page_size", [512, 4096, 65536])
 def test_litestream_restores_a_backup_taken_without_compression(
-    build: Build, room: Room, litestream: Litestream, page_size: int
+    build: Build, room: Room, litestream: Litestream
 ) -> None:
-    with closing(build(500, page_size=page_size)) as connection:
+    with closing(build(500, page_size=65536)) as connection:
         record = room(compression=False).take()
         assert litestream(room()) == connection.serialize()
     assert record.bytes > record.source_bytes
@@ -114,7 +113,7 @@ def test_backups_taken_while_another_process_writes_hold_whole_transactions(
         assert writer.stdout is not None
         writer.stdout.readline()
         seen = []
-        for turn in range(4):
+        for turn in range(3):
             record = room().take()
             room().restore(record.id, to=tmp_path / f"{turn}.db")
             assert litestream(room()) == (tmp_path / f"{turn}.db").read_bytes()

@@ -258,7 +258,7 @@ def test_flipped_bytes_are_found_by_verify_wherever_they_are(build: Build, room:
     backups = room()
     record = backups.take()
     path = Path(record.path)
-    for place in (0, 5, 50, 104, 150, record.bytes // 2, record.bytes - 30, record.bytes - 3):
+    for place in (5, 104, record.bytes // 2, record.bytes - 3):
         flip(path, place)
         with pytest.raises(BackupError) as caught:
             backups.verify(record.id)

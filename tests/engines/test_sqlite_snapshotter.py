@@ -329,14 +329,18 @@ def test_other_page_sizes_go_into_a_live_database_that_is_not_in_wal_mode(
     assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+@pytest.mark.parametrize("page_size", [4096, 1024])
 def test_a_load_onto_a_full_disk_leaves_the_old_state(
-    connect: Connect, snapshotter: SQLiteSnapshotter, tmp_path: Path
+    connect: Connect, snapshotter: SQLiteSnapshotter, tmp_path: Path, page_size: int
 ) -> None:
-    big = connect(name="big.db")
-    fill(big, 3000)
-    path = frozen(big, tmp_path / "copy.db")
+    with closing(sqlite3.connect(tmp_path / "big.db", isolation_level=None)) as big:
+        big.execute(f"PRAGMA page_size={page_size}")
+        big.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, v)")
+        fill(big, 3000)
+        path = frozen(big, tmp_path / "copy.db")
     connection = connect()
     fill(connection, 3)
+    connection.close()
     script = f"""
 import resource
 from pathlib import Path
@@ -346,5 +350,8 @@ SQLiteSnapshotter({str(tmp_path / "app.db")!r}).load(Path({str(path)!r}), deadli
 """
     failed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert "RestoreError: cannot restore into" in failed.stderr
-    assert connection.execute("SELECT count(*) FROM t").fetchone() == (3,)
-    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    with closing(sqlite3.connect(tmp_path / "app.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM t").fetchone() == (3,)
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("PRAGMA page_size").fetchone() == (4096,)

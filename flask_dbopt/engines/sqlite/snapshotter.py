@@ -169,9 +169,9 @@ class SQLiteSnapshotter:
         finally:
             if alone:
                 live.execute("PRAGMA locking_mode=NORMAL")
-        if not empty and _pragma(live, "journal_mode") != mode:
-            with contextlib.suppress(sqlite3.OperationalError):
-                live.execute(f"PRAGMA journal_mode={mode}")
+            with contextlib.suppress(sqlite3.OperationalError):  # others may have it open: then it stays as it is
+                if not empty and _pragma(live, "journal_mode") != mode:
+                    live.execute(f"PRAGMA journal_mode={mode}")
         live.execute("SELECT count(*) FROM sqlite_schema").fetchone()
 
     def _leave_wal(self, live: sqlite3.Connection, sizes: tuple[Any, Any]) -> None:
