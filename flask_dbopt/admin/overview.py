@@ -14,6 +14,10 @@ SHOWN = 6
 """Rows of each short list; the tabs have them all."""
 
 
+TOO_YOUNG = 10.0
+"""Seconds: a step that has just begun would look like a fall to nothing."""
+
+
 def show(visit: Visit) -> Page:
     report = visit.report
     raised = [alert for alert in report.alerts if alert.resolved_at is None]
@@ -84,6 +88,8 @@ def drawings(series: Sequence[Point], at: float) -> list[str]:
     series = since_first_use(series)
     if not series:
         return []
+    if len(series) > 1 and at - series[-1].start < TOO_YOUNG:
+        series = series[:-1]
     starts = [point.start for point in series]
     lengths = slot_seconds(starts, at)
     return [

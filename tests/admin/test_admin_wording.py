@@ -9,7 +9,7 @@ import pytest
 
 from flask_dbopt.admin import charts, wording
 from flask_dbopt.admin.charts import Line, Mark
-from flask_dbopt.admin.overview import since_first_use
+from flask_dbopt.admin.overview import drawings, since_first_use
 from flask_dbopt.monitor.figures import Point
 
 
@@ -215,6 +215,14 @@ def point(start: float, requests: int) -> Point:
 def test_the_first_minutes_of_an_app_fill_the_chart(first: int, shown: int) -> None:
     series = [point(60.0 * i, int(i >= first)) for i in range(60)]
     assert len(since_first_use(series)) == shown
+
+
+def test_a_step_that_has_just_begun_is_no_fall_to_nothing() -> None:
+    series = [point(60.0 * i, 60) for i in range(20)]
+    rates, *_ = drawings(series, at=19 * 60 + 5.0)
+    assert "requests: lately 1.00 /s, at most 1.00 /s" in rates
+    rates, *_ = drawings(series, at=19 * 60 + 30.0)
+    assert "requests: lately 2.00 /s" in rates
 
 
 # --- colours ---
