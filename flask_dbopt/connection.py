@@ -22,7 +22,7 @@ class Road:
     def __init__(
         self,
         look: Callable[..., Any] | None,
-        learn: Callable[[str, float], Any],
+        learn: Callable[..., Any],
         record: Callable[[str, float, int, str | None, bool], list[Any]],
     ) -> None:
         self.look = look
@@ -43,7 +43,7 @@ def _unrecorded(sql: str, seconds: float, rows: int, error: str | None, cached: 
     return [sql, seconds, rows, error, cached]
 
 
-def _unlearned(sql: str, seconds: float) -> None: ...
+def _unlearned(sql: str, seconds: float, before: float = 0.0) -> None: ...
 
 
 #: One ``Arguments`` for each set of keywords an app uses: a handful, and building one costs 2 µs.

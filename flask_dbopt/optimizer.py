@@ -128,8 +128,10 @@ class Optimizer:
         self.schedule: Schedule | None = None
         self.closers: list[Callable[[], None]] = []
         """Called when the optimizer closes, before the rooms do."""
+        self.parent_duties: list[Callable[[], None]] = []
+        """Called before each fork …"""
         self.child_duties: list[Callable[[], None]] = []
-        """Called in each forked child."""
+        """… and in each forked child."""
         self._build_road = build_road
         self._clock = clock
         self._in_background = in_background and settings.enabled
@@ -381,6 +383,16 @@ class Optimizer:
         if self.schedule is not None:
             self.schedule.stop()
         self._at_exit()
+
+    def let_go(self) -> None:
+        """Before a fork, in the parent: close every handle that nobody is using; it is opened again when needed."""
+        for database in self.databases.values():
+            if database.pool is not None:
+                database.pool.let_go()
+        self.cache.let_go()
+        self.monitor.let_go()
+        for duty in self.parent_duties:
+            duty()
 
     def abandon(self) -> None:
         """After a fork, in the child: leave the parent what is the parent's; start anew at the next request."""

@@ -76,4 +76,5 @@ class Listener:
             # A test removes its database right after: leave neither descriptors nor a -wal file behind.
             for database in self._optimizer.databases.values():
                 if database.pool is not None:
-                    database.pool.drain()
+                    database.pool.let_go()
+            self._optimizer.cache.let_go()

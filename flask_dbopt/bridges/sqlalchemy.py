@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Mapping
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
@@ -182,8 +183,10 @@ def _watch(optimizer: Optimizer, engine: Engine, database: Database) -> None:
     database.pools.append(_Counter(engine, time_by_events).stats)
     weak = ref(engine)
 
-    def leave_to_parent() -> None:
-        if (alive := weak()) is not None:
-            alive.dispose(close=False)
+    def dispose(close: bool) -> None:
+        # A database in memory is its connection: there is nothing that could be opened again.
+        if (alive := weak()) is not None and database.path is not None:
+            alive.dispose(close=close)
 
-    optimizer.child_duties.append(leave_to_parent)
+    optimizer.parent_duties.append(partial(dispose, True))
+    optimizer.child_duties.append(partial(dispose, False))

@@ -180,6 +180,12 @@ class Books:
                 self._disk.close()
             self._memory.close()
 
+    def let_go(self) -> None:
+        """Before a fork: close the file until it is used again."""
+        with self._lock:
+            if self._disk is not None:
+                self._disk.close()
+
     def abandon(self) -> None:
         """After a fork, in the child: new lock, new handles, nothing in memory."""
         self._lock = threading.RLock()

@@ -6,7 +6,6 @@ interval with it. Errors come out as ``LedgerError`` and say what is to be done 
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import json
 import sqlite3
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from flask_dbopt.errors import DBOptError
+from flask_dbopt.forks import keep_forever
 from flask_dbopt.monitor import schema
 from flask_dbopt.monitor.alerts import Alert
 from flask_dbopt.monitor.figures import Statement, Worker
@@ -228,7 +228,7 @@ class Ledger:
     def abandon(self) -> None:
         """After a fork, in the child: forget the inherited handle without ever touching or finalizing it."""
         if self._connection is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
+            keep_forever(self._connection)
         self._connection = self._identity = None
 
     def set_aside(self) -> Path | None:

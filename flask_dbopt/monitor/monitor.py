@@ -159,6 +159,10 @@ class Monitor:
             lock.release()
         self._intake.tell()
 
+    def let_go(self) -> None:
+        """Before a fork, in the parent: no handle of ours on the ledger."""
+        self._books.let_go()
+
     def abandon(self) -> None:
         """After a fork, in the child: a worker of its own, with nothing recorded and no inherited handle."""
         self._intake.abandon()

@@ -329,11 +329,15 @@ class Pool:
 
     def drain(self) -> int:
         """Close every idle connection now; how many. Lent ones are closed when they come back."""
+        for entry in list(self.lent.values()):
+            entry.expires = 0.0
+        return self.let_go()
+
+    def let_go(self) -> int:
+        """Close every idle connection now, before a fork for one; how many that was."""
         with self.lock:
             entries = [entry for idle in self.idle.values() for entry in idle]
             self.idle.clear()
-            for entry in self.lent.values():
-                entry.expires = 0.0
         for entry in entries:
             self.discard(entry, "")
         return len(entries)

@@ -150,6 +150,8 @@ class Connection(sqlite3.Connection):
             self._altered = self._bypasses = True
             return
         for name in changed:
+            if name in statements.SHAPING:
+                self._bypasses = True
             if name not in self._pragmas:
                 row = _execute(_new_cursor(self), f"PRAGMA {name}").fetchone()
                 self._pragmas[name] = None if row is None else next(iter(tuple(row)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from threading import get_ident
@@ -16,6 +16,7 @@ from flask_dbopt.engines.protocol import Condition, Identity
 from flask_dbopt.engines.sqlite.connection import Connection, Returned, joined_connection
 from flask_dbopt.engines.sqlite.cursor import Road
 from flask_dbopt.engines.sqlite.tuning import Fault, Tuning
+from flask_dbopt.engines.sqlite.watcher import pinned
 from flask_dbopt.errors import DatabaseUnavailable
 
 #: Seconds to wait for a lock while tuning: a locked file is no reason to hold up whoever asked for a connection.
@@ -26,7 +27,7 @@ _rollback = sqlite3.Connection.rollback
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """What ``sqlite3.connect`` takes, less the database. Connections opened with equal ones may stand in for each other."""
+    """What ``sqlite3.connect`` takes, less the database; connections opened alike may stand in for each other."""
 
     timeout: float | None = None
     """Seconds; None: ``DBOPT_SQLITE_BUSY_TIMEOUT``."""
@@ -57,6 +58,8 @@ class SQLiteConnector:
         self.path = path_of(self.place)
         self.faults: tuple[Fault, ...] = ()
         """What the newest connection did not take of the tuning."""
+        # A query of its own (immutable, nolock, vfs) may make it read another state than everybody else.
+        self._is_shared = not (self.place.startswith("file:") and "?" in self.place)
         self._tuning = tuning
         self._road = road
         self._busy_timeout = busy_timeout
@@ -84,13 +87,13 @@ class SQLiteConnector:
     ) -> tuple[Connection, Identity | None]:
         """Open through ``connect(busy timeout in seconds)``, tune, and tell which file it is on."""
         for _ in range(3):
-            before = self.identity()
-            connection = self._connect(connect, arguments)
-            if not isinstance(connection, Connection):
-                return cast(Connection, connection), None  # what the app's own factory made is its own affair
-            connection._identity = self.identity()
-            if before is None or before == connection._identity:
-                return connection, connection._identity
+            with pinned_if_there(self.path) as before:
+                connection = self._connect(connect, arguments)
+                if not isinstance(connection, Connection):
+                    return cast(Connection, connection), None  # what the app's own factory made is its own affair
+                connection._identity = self.identity()
+                if before is None or before == connection._identity:
+                    return connection, connection._identity
             # The file was replaced in between: nobody can say which one this connection has.
             sqlite3.Connection.close(connection)
         raise DatabaseUnavailable("unable to open database file", hint=f"{self.path} is replaced again and again")
@@ -119,6 +122,7 @@ class SQLiteConnector:
                 _run(connection, f"PRAGMA busy_timeout={round(timeout * 1000)}")
         except sqlite3.DatabaseError as error:
             raise DatabaseUnavailable(str(error), hint=self._why(error)) from error
+        connection._bypasses = not self._is_shared
         connection._road = self._road
 
     def _tune(self, connection: Connection) -> bool:
@@ -191,6 +195,7 @@ class SQLiteConnector:
             for name, value in connection._pragmas.items():
                 _run(connection, f"PRAGMA {name}={value}")
             connection._pragmas.clear()
+            connection._bypasses = not self._is_shared
             wanted = connection._arguments.isolation_level
             if connection.isolation_level != wanted:
                 connection.isolation_level = cast(Any, wanted)
@@ -211,6 +216,17 @@ class SQLiteConnector:
         with contextlib.suppress(sqlite3.Error):
             connection.__class__ = Returned
             sqlite3.Connection.close(connection)
+
+
+@contextlib.contextmanager
+def pinned_if_there(path: str) -> Iterator[Identity | None]:
+    """``pinned``, or None where there is no file yet."""
+    with contextlib.ExitStack() as stack:
+        try:
+            identity = stack.enter_context(pinned(path))
+        except OSError:
+            identity = None
+        yield identity
 
 
 def _run(connection: sqlite3.Connection, sql: str) -> None:

@@ -29,6 +29,8 @@ class Answer(Protocol):
     description: Description | None
     max_rows: int
 
+    def begin(self) -> Any: ...
+
     def keep(self, rows: Sequence[Any], description: Description) -> Any: ...
 
 
@@ -38,8 +40,8 @@ class Road(Protocol):
     look: Callable[[str, Any, Any, Identity | None], Answer | None] | None
     """``look(sql, parameters, factories, identity)``; None where there is no cache."""
 
-    learn: Callable[[str, float], Any]
-    """What a SELECT cost, for the cache to decide whether it is worth keeping."""
+    learn: Callable[..., Any]
+    """``learn(sql, seconds, seconds told before)``: what a SELECT cost, for the cache to judge its worth."""
 
     record: Callable[[str, float, int, str | None, bool], list[Any]]
     """``record(sql, seconds, rows, error, cached)``; the record may still grow while its rows are fetched."""
@@ -83,6 +85,7 @@ class Cursor(sqlite3.Cursor):
                         return _begin_replay(self, answer, answer.rows)
                     if connection.is_idle():  # else this SELECT would see the snapshot of a half-read cursor
                         ticket = answer
+                        ticket.begin()
         elif kind is _ALTERING:
             connection.note_altering(sql)
         start = perf_counter()
@@ -132,12 +135,13 @@ class Cursor(sqlite3.Cursor):
         self._record = None
         start = perf_counter()
         rows = _fetchall(self)
-        seconds = record[1] = record[1] + (perf_counter() - start)
+        before = record[1]
+        seconds = record[1] = before + (perf_counter() - start)
         if record[2] < 0:
             record[2] = len(rows)
             road = cast("Connection", self.connection)._road
             if road.look is not None:
-                road.learn(record[0], seconds)
+                road.learn(record[0], seconds, before)
         return rows
 
 
@@ -236,9 +240,9 @@ def _fill(cursor: Cursor, ticket: Answer) -> Cursor:
     finally:
         cursor.row_factory = factory
     record[1] += perf_counter() - start
+    ticket.keep(rows, description)  # also when it has too many: the cache remembers not to ask again soon
     if len(rows) <= ticket.max_rows:
         record[2] = len(rows)
-        ticket.keep(rows, description)
         return _begin_replay(cursor, cast(Answer, _Ran(description)), rows)
     return _begin_replay(cursor, cast(Answer, _Ran(description)), _and_onward(cursor, rows))
 

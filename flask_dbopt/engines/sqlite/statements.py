@@ -40,6 +40,10 @@ _RESETTABLE = frozenset(
 )
 
 
+# Of those, the ones that change what a SELECT gives.
+SHAPING = frozenset("full_column_names short_column_names reverse_unordered_selects read_uncommitted".split())
+
+
 def kind_of(sql: str) -> Kind:
     """The kind of one statement; what is no string is PLAIN, and the driver's own error follows."""
     try:
