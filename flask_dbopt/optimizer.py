@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as distribution_version
@@ -16,6 +17,7 @@ from weakref import WeakMethod, WeakValueDictionary, finalize
 from flask_dbopt import forks
 from flask_dbopt.advisor.advisor import Advisor
 from flask_dbopt.backup.backups import Backups
+from flask_dbopt.backup.repository import FolderBusy
 from flask_dbopt.cache.cache import Cache, Shelf
 from flask_dbopt.engines.protocol import Planner, Watcher
 from flask_dbopt.engines.sqlite.connector import SQLiteConnector, path_of
@@ -23,7 +25,7 @@ from flask_dbopt.engines.sqlite.planner import SQLitePlanner
 from flask_dbopt.engines.sqlite.snapshotter import SQLiteSnapshotter
 from flask_dbopt.engines.sqlite.tuning import Tuning
 from flask_dbopt.engines.sqlite.watcher import SQLiteWatcher
-from flask_dbopt.errors import ConfigurationError, DBOptError
+from flask_dbopt.errors import BackupError, ConfigurationError, DBOptError
 from flask_dbopt.housekeeper import Housekeeper
 from flask_dbopt.lease import Lease
 from flask_dbopt.monitor.monitor import Monitor
@@ -317,22 +319,25 @@ class Optimizer:
             backups = database.backups
             if backups is None or database.path is None or not database.path.exists():
                 continue
-            # A little early counts: the scheduler's clock and ours need not agree to the second.
-            if backups.is_due(self.settings.backup_interval_hours * 0.98, self._clock()):
-                try:
+            try:
+                # A little early counts: the scheduler's clock and ours need not agree to the second.
+                if backups.is_due(self.settings.backup_interval_hours * 0.98, self._clock()):
                     backups.take()
-                except DBOptError as error:
-                    log.error("the backup of %s failed: %s", database.name, error)  # noqa: TRY400  # told, with its hint
+            except FolderBusy:
+                continue  # somebody takes one by hand this moment
+            except DBOptError as error:
+                log.warning("%s was not backed up: %s", database.name, error)
 
     def _until_due(self) -> float:
         """Seconds until the first database's backup is due: at once, where there is none yet."""
-        interval = self.settings.backup_interval_hours * 3600
-        waits = [interval]
+        now, hours = self._clock(), self.settings.backup_interval_hours
+        due = [now + hours * 3600]
         for database in self.databases.values():
-            if database.backups is not None and database.path is not None:
-                newest = next(iter(database.backups.list()), None)
-                waits.append(0.0 if newest is None else newest.taken_at + interval - self._clock())
-        return max(1.0, min(waits))
+            if database.backups is not None:
+                # An unreadable catalog is told of where a backup is taken, and where backups are shown.
+                with suppress(BackupError):
+                    due.append(database.backups.due_at(hours, now))
+        return max(1.0, min(due) - now)
 
     def next_backup(self) -> float | None:
         """When the next scheduled backup is due, in unix seconds; None when none is scheduled.

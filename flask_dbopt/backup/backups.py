@@ -69,10 +69,16 @@ class Backups:
         """Who is taking, checking or restoring now, in any process: pid, since, deed. None when nobody is."""
         return self._repository.holder()
 
-    def is_due(self, interval_hours: float, now: float) -> bool:
-        """Whether the newest ordinary backup is older than the interval (or lies in the future)."""
+    def due_at(self, interval_hours: float, now: float) -> float:
+        """When the next ordinary backup is due, unix seconds: ``now`` where there is none, or one of the future."""
         ordinary = [record for record in self.list() if record.kind != "safety" and not _failed(record)]
-        return not ordinary or not 0 <= now - ordinary[0].taken_at < interval_hours * 3600
+        if not ordinary or ordinary[0].taken_at > now:
+            return now
+        return ordinary[0].taken_at + interval_hours * 3600
+
+    def is_due(self, interval_hours: float, now: float) -> bool:
+        """Whether the newest ordinary backup is older than the interval."""
+        return self.due_at(interval_hours, now) <= now
 
     def take(self, full: bool = False, label: str | None = None, *, verify: bool | None = None) -> BackupRecord:
         """Take one, prove it, let it count, and remove what the policy no longer keeps.

@@ -32,8 +32,8 @@ def app(tmp_path: Path) -> Iterator[Flask]:
         app.extensions["db"].engine.dispose()
 
 
-def in_child(deed: Callable[[], None]) -> Callable[[], None]:
-    """Fork, run ``deed`` there, and wait until it is done; what is returned lets the child end, and checks it."""
+def in_child(deed: Callable[[], None], last: Callable[[], None] = lambda: None) -> Callable[[], None]:
+    """Fork, run ``deed`` there, and wait until it is done; what is returned has it do ``last`` and end, and checks it."""
     done, go = os.pipe(), os.pipe()
     child = os.fork()
     if not child:
@@ -42,6 +42,7 @@ def in_child(deed: Callable[[], None]) -> Callable[[], None]:
             deed()
             os.write(done[1], b"x")
             os.read(go[0], 1)
+            last()
             status = 0
         finally:
             os._exit(status)
@@ -92,6 +93,31 @@ def test_a_childs_write_lock_is_felt_by_its_parent(app: Flask) -> None:
     end = in_child(write)
     assert "locked" in try_to_write(str(app.extensions["dbopt"].default.path))
     end()
+
+
+def test_what_a_child_commits_is_not_lost_when_its_parent_closes_the_database(app: Flask) -> None:
+    use_everything(app)
+    path = str(app.extensions["dbopt"].default.path)
+    kept: list[Any] = []
+
+    def write() -> None:
+        kept.append(app.extensions["ours"].connect())
+        kept[0].execute("INSERT INTO word VALUES ('first')")
+        kept[0].commit()
+
+    def write_more() -> None:
+        kept[0].execute("INSERT INTO word VALUES ('second')")
+        kept[0].commit()
+
+    end = in_child(write, write_more)
+    # Whoever closes a database last takes the WAL back and deletes it: the parent must see that it is not the last.
+    app.extensions["dbopt"].close()
+    with app.app_context():
+        app.extensions["db"].engine.dispose()
+    end()
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT text FROM word").fetchall() == [("one",), ("first",), ("second",)]
+    connection.close()
 
 
 def test_a_child_counts_as_a_worker_of_its_own_and_its_ledger_entries_are_added(app: Flask) -> None:
