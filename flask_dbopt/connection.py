@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from flask_dbopt.databases import Database
 from flask_dbopt.engines.sqlite.connector import Arguments, arguments_of
 from flask_dbopt.errors import ConfigurationError
+from flask_dbopt.monitor.recorder import Recorder
 from flask_dbopt.monitor.request import CURRENT
-from flask_dbopt.optimizer import Database, Optimizer
+from flask_dbopt.settings import Settings
 
 
 class Road:
@@ -30,10 +32,10 @@ class Road:
         self.record = record
 
 
-def build_road(optimizer: Optimizer, database: Database) -> Road:
+def build_road(settings: Settings, recorder: Recorder, database: Database) -> Road:
     """The road of ``database``; a room that is switched off is not on it."""
-    settings, shelf = optimizer.settings, database.shelf
-    record = optimizer.monitor.recorder.record if settings.monitor_enabled else _unrecorded
+    shelf = database.shelf
+    record = recorder.record if settings.monitor_enabled else _unrecorded
     if shelf is None or not settings.cache_enabled:
         return Road(None, _unlearned, record)
     return Road(shelf.look, shelf.learn, record)

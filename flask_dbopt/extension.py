@@ -18,9 +18,10 @@ from flask_dbopt import admin, signals
 from flask_dbopt.bridges.apscheduler import Schedule
 from flask_dbopt.bridges.requests import Listener
 from flask_dbopt.connection import build_road, key_of, lend, place_of, transaction
+from flask_dbopt.databases import Database
 from flask_dbopt.engines.sqlite.connection import Returned
 from flask_dbopt.errors import ConfigurationError
-from flask_dbopt.optimizer import Database, Health, Optimizer
+from flask_dbopt.optimizer import Health, Optimizer
 from flask_dbopt.report import Report, build
 from flask_dbopt.settings import resolve
 
@@ -234,16 +235,16 @@ class DBOptimizer:
             app = next(app for app, known in self._optimizers.items() if known is optimizer)
             with app.app_context():
                 settle(app, optimizer)
-        return optimizer.database(name)
+        return optimizer.databases.named(name)
 
 
 def adopt(optimizer: Optimizer, name: str, database: str | os.PathLike[str]) -> None:
     """Take care of a path or database URL."""
     kind, place = place_of(database)
     if kind == "sqlite":
-        optimizer.adopt(name, place)
+        optimizer.databases.adopt(name, place)
     else:
-        optimizer.adopt_foreign(name, kind)
+        optimizer.databases.adopt_foreign(name, kind)
 
 
 def settle(app: Flask | None, optimizer: Optimizer) -> None:

@@ -7,38 +7,27 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as distribution_version
 from pathlib import Path
 from typing import Any, Protocol
-from weakref import WeakMethod, WeakValueDictionary, finalize
+from weakref import WeakMethod, finalize
 
 from flask_dbopt import forks
-from flask_dbopt.advisor.advisor import Advisor
-from flask_dbopt.backup.backups import Backups
 from flask_dbopt.backup.repository import FolderBusy
-from flask_dbopt.cache.cache import Cache, Shelf
-from flask_dbopt.engines.protocol import Planner, Watcher
-from flask_dbopt.engines.sqlite.connector import SQLiteConnector, path_of
-from flask_dbopt.engines.sqlite.planner import SQLitePlanner
-from flask_dbopt.engines.sqlite.snapshotter import SQLiteSnapshotter
-from flask_dbopt.engines.sqlite.tuning import Tuning
-from flask_dbopt.engines.sqlite.watcher import SQLiteWatcher
-from flask_dbopt.errors import BackupError, ConfigurationError, DBOptError
+from flask_dbopt.cache.cache import Cache
+from flask_dbopt.databases import Database, Databases
+from flask_dbopt.errors import BackupError, DBOptError
 from flask_dbopt.housekeeper import Housekeeper
 from flask_dbopt.lease import Lease
 from flask_dbopt.monitor.monitor import Monitor
-from flask_dbopt.pool.pool import Pool
-from flask_dbopt.pool.stats import PoolStats
-from flask_dbopt.pool.upkeep import Upkeep
+from flask_dbopt.monitor.recorder import Recorder
 from flask_dbopt.settings import Settings
 from flask_dbopt.signals import Emit, silence
 
 log = logging.getLogger("flask_dbopt")
-
-#: Which optimizer of this process owns a file, for the drop-in module: by absolute path.
-_owners: WeakValueDictionary[str, Database] = WeakValueDictionary()
 
 #: Seconds between two turns at the lease: after its holder ends, another worker has it within this time.
 LEASE_EVERY = 5.0
@@ -64,31 +53,6 @@ class Schedule(Protocol):
     def abandon(self) -> None: ...
 
 
-@dataclass(eq=False)
-class Database:
-    """One database and the windows that its engine has open; None where an engine has no such window."""
-
-    name: str
-    kind: str
-    """SQLAlchemy's word: "sqlite", "postgresql", …"""
-    path: Path | None = None
-    road: Any = None
-    connector: SQLiteConnector | None = None
-    pool: Pool | None = None
-    upkeep: Upkeep | None = None
-    watcher: Watcher | None = None
-    shelf: Shelf | None = None
-    planner: Planner | None = None
-    advisor: Advisor | None = None
-    backups: Backups | None = None
-    pools: list[Callable[[], PoolStats]] = field(default_factory=list)
-    """Every pool on this database, ours and those that SQLAlchemy keeps."""
-
-    def pool_stats(self) -> PoolStats:
-        """All its pools' figures, summed."""
-        return PoolStats.total(stats() for stats in self.pools)
-
-
 @dataclass(frozen=True, slots=True)
 class Health:
     """For a load balancer."""
@@ -112,7 +76,7 @@ class Optimizer:
         unheeded: Sequence[str] = (),
         state_dir: Path | None,
         backup_dir: Path,
-        build_road: Callable[[Optimizer, Database], Any],
+        build_road: Callable[[Settings, Recorder, Database], Any],
         emit: Emit = silence,
         clock: Callable[[], float] = time.time,
         in_background: bool = True,
@@ -126,7 +90,6 @@ class Optimizer:
         self.backup_dir = backup_dir
         self.emit = emit
         self.version = _version()
-        self.databases: dict[str, Database] = {}
         self.schedule: Schedule | None = None
         self.closers: list[Callable[[], None]] = []
         """Called when the optimizer closes, before the rooms do."""
@@ -134,7 +97,6 @@ class Optimizer:
         """Called before each fork …"""
         self.child_duties: list[Callable[[], None]] = []
         """… and in each forked child."""
-        self._build_road = build_road
         self._clock = clock
         self._in_background = in_background and settings.enabled
         self.monitor = Monitor(settings, None if state_dir is None else state_dir / "ledger.db", emit, clock=clock)
@@ -152,119 +114,25 @@ class Optimizer:
             counters=lambda: _some(cache.stats(), _CACHE_COUNTERS),
             gauges=lambda: _some(cache.stats(), _CACHE_GAUGES),
         )
+        self.databases = Databases(
+            settings,
+            self.monitor,
+            cache,
+            backup_dir=backup_dir,
+            build_road=partial(build_road, settings, self.monitor.recorder),
+            emit=emit,
+            clock=clock,
+        )
         self.lease = Lease(_weakly(self._lease_key, default="gone"))
         self.housekeeper = Housekeeper(name)
         self._add_chores()
         forks.watch(self)
         self._at_exit = finalize(self, _close_rooms, *self._rooms())
 
-    # --- databases ---
-
     @property
     def default(self) -> Database | None:
-        """The app's main database: the one called "default", else its first."""
-        return self.databases.get("default") or next(iter(self.databases.values()), None)
-
-    def database(self, name: str | None = None) -> Database:
-        """The database called ``name``; ConfigurationError when there is none."""
-        found = self.default if name is None else self.databases.get(name)
-        if found is None:
-            known = ", ".join(self.databases) or "none"
-            raise ConfigurationError(
-                f"there is no database {name or 'default'!r}; known: {known}",
-                hint="set DBOPT_DATABASE, or DBOPT_DATABASES for more than one",
-            )
-        return found
-
-    def adopt(self, name: str, place: str | os.PathLike[str]) -> Database:
-        """Take care of a SQLite file (a path or ``file:`` URI); one that is known already keeps its name."""
-        path = path_of(os.fspath(place))
-        known = next((each for each in self.databases.values() if path and str(each.path) == path), None)
-        if known is not None:
-            return known
-        database = Database(name=self._free(name), kind="sqlite", path=Path(path) if path else None)
-        settings = self.settings
-        if path and settings.enabled:
-            self._open_windows(database, path)
-        database.road = self._build_road(self, database)
-        database.connector = SQLiteConnector(
-            place, Tuning(settings.sqlite_pragmas), database.road, busy_timeout=settings.sqlite_busy_timeout
-        )
-        if path and settings.enabled:
-            self._fill_pool(database, database.connector)
-            _owners[path] = database
-        return self._enter(database)
-
-    def adopt_foreign(self, name: str, kind: str) -> Database:
-        """Take care of what an engine we have no windows for runs: its statements are timed."""
-        database = Database(name=self._free(name), kind=kind)
-        database.road = self._build_road(self, database)
-        return self._enter(database)
-
-    def _free(self, name: str) -> str:
-        """``name``, or the next that is not taken."""
-        free, number = name, 2
-        while free in self.databases:
-            free, number = f"{name}-{number}", number + 1
-        return free
-
-    def _enter(self, database: Database) -> Database:
-        self.databases[database.name] = database
-        self.monitor.source(
-            f"pool.{database.name}",
-            counters=lambda: database.pool_stats().counters(),
-            gauges=lambda: database.pool_stats().gauges(),
-        )
-        return database
-
-    def _open_windows(self, database: Database, path: str) -> None:
-        settings = self.settings
-        watcher = database.watcher = SQLiteWatcher(path)
-        database.shelf = self.cache.shelf(database.name, watcher)
-        database.planner = SQLitePlanner(path)
-        database.advisor = Advisor(
-            database.planner,
-            self.monitor.workload,
-            min_rows=settings.advisor_min_rows,
-            min_calls=settings.advisor_min_calls,
-            min_seconds=settings.advisor_min_seconds,
-            database=database.name,
-            emit=self.emit,
-        )
-        database.backups = Backups(
-            database.name,
-            SQLiteSnapshotter(path),
-            self.backup_dir,
-            retention_days=settings.backup_retention_days,
-            keep_weekly=settings.backup_keep_weekly,
-            keep_monthly=settings.backup_keep_monthly,
-            compression=settings.backup_compression,
-            verify=settings.backup_verify,
-            emit=self.emit,
-            clock=self._clock,
-        )
-
-    def _fill_pool(self, database: Database, connector: SQLiteConnector) -> None:
-        settings = self.settings
-        pool = Pool(
-            database.name,
-            connector,
-            minimum=settings.pool_min,
-            maximum=settings.pool_max,
-            timeout=settings.pool_timeout,
-            max_waiting=settings.pool_max_waiting,
-            max_lifetime=settings.pool_max_lifetime,
-            check_after=settings.pool_check_after,
-            emit=self.emit,
-        )
-        database.pool = pool
-        database.upkeep = Upkeep(
-            pool,
-            health_interval=settings.pool_health_interval,
-            idle_timeout=settings.pool_idle_timeout,
-            leak_after=settings.pool_leak_after,
-        )
-        database.pools.append(pool.stats)
+        """The app's main database."""
+        return self.databases.default
 
     # --- life in a process ---
 
@@ -427,12 +295,6 @@ def _weakly(method: Callable[..., Any], default: Any = None) -> Callable[..., An
 
 def _some(record: object, names: tuple[str, ...]) -> dict[str, float]:
     return {name: getattr(record, name) for name in names}
-
-
-def owner_of(place: str) -> Database | None:
-    """The database of this process that a path or ``file:`` URI names, if an optimizer looks after it."""
-    path = path_of(place)
-    return _owners.get(path) if path else None
 
 
 def _close_rooms(

@@ -18,7 +18,8 @@ from flask_dbopt.monitor.figures import EndpointFigures, Point, QueryFigures, Wo
 from flask_dbopt.pool.stats import PoolStats
 
 if TYPE_CHECKING:
-    from flask_dbopt.optimizer import Database, Optimizer
+    from flask_dbopt.databases import Database
+    from flask_dbopt.optimizer import Optimizer
 
 T = TypeVar("T")
 

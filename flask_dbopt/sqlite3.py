@@ -16,7 +16,7 @@ from typing import Any
 from flask.globals import _cv_app
 
 from flask_dbopt.connection import key_of, lend
-from flask_dbopt.optimizer import owner_of
+from flask_dbopt.databases import owner_of
 
 _POSITIONAL = (
     "timeout",

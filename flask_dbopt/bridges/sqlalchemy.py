@@ -9,10 +9,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
+from flask_dbopt.databases import Database
 from flask_dbopt.engines.sqlite.connection import Connection, joined_connection
 from flask_dbopt.engines.sqlite.connector import arguments_of
 from flask_dbopt.errors import ConfigurationError
-from flask_dbopt.optimizer import Database, Optimizer
+from flask_dbopt.optimizer import Optimizer
 from flask_dbopt.pool.stats import PoolStats
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def attach(optimizer: Optimizer, engine: Any, name: str = "default") -> Database
     if engine.dialect.name == "sqlite" and engine.dialect.driver == "pysqlite":
         database = _attach_sqlite(optimizer, engine, name)
     else:
-        database = optimizer.adopt_foreign(name, engine.dialect.name)
+        database = optimizer.databases.adopt_foreign(name, engine.dialect.name)
     _watch(optimizer, engine, database)
     _attached[engine] = database
     return database
@@ -73,7 +74,7 @@ def _attach_sqlite(optimizer: Optimizer, engine: Engine, name: str) -> Database:
     from sqlalchemy import event
     from sqlalchemy.pool import QueuePool
 
-    database = optimizer.adopt(name, engine.url.database or ":memory:")
+    database = optimizer.databases.adopt(name, engine.url.database or ":memory:")
     event.listen(engine, "do_connect", _Opener(database))
     if isinstance(engine.pool, QueuePool) and engine.pool.checkedin():
         # These were opened before we came. Other pools keep theirs: a database in memory is its connection.

@@ -12,8 +12,8 @@ from flask_dbopt.errors import DBOptError
 
 if TYPE_CHECKING:
     from flask_dbopt.advisor.advisor import Recommendation
+    from flask_dbopt.databases import Database
     from flask_dbopt.engines.protocol import Plan
-    from flask_dbopt.optimizer import Database
 
 
 @verb("advise")

@@ -11,7 +11,7 @@ from flask_dbopt.cli.terminal import Screen, length_of_time, number, share, size
 from flask_dbopt.errors import DBOptError
 
 if TYPE_CHECKING:
-    from flask_dbopt.optimizer import Database
+    from flask_dbopt.databases import Database
 
 
 @click.group("cache", help="The query cache: figures of all workers, and how to empty it.")

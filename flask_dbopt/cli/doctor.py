@@ -16,7 +16,7 @@ from flask_dbopt.cli.terminal import FINDING, FINE, Screen, verb
 from flask_dbopt.errors import DBOptError
 
 if TYPE_CHECKING:
-    from flask_dbopt.optimizer import Database
+    from flask_dbopt.databases import Database
 
 _LOOKS = {checks.OK: ("✓", "green"), checks.NOTE: ("•", "yellow"), checks.PROBLEM: ("✗", "red")}
 

@@ -18,7 +18,8 @@ from flask_dbopt.cli.terminal import FINDING, FINE, Screen, number, size, verb
 from flask_dbopt.errors import DBOptError
 
 if TYPE_CHECKING:
-    from flask_dbopt.optimizer import Database, Optimizer
+    from flask_dbopt.databases import Database
+    from flask_dbopt.optimizer import Optimizer
 
 
 @dataclass(frozen=True, slots=True)

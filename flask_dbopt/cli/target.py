@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from flask_dbopt.advisor.advisor import Advisor
     from flask_dbopt.backup.backups import Backups
-    from flask_dbopt.optimizer import Database, Optimizer
+    from flask_dbopt.databases import Database
+    from flask_dbopt.optimizer import Optimizer
 
 
 @dataclass(frozen=True, slots=True)

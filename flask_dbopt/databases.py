@@ -1,0 +1,192 @@
+"""Which databases an app has, and the windows and rooms that each of them opens."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+from flask_dbopt.advisor.advisor import Advisor
+from flask_dbopt.backup.backups import Backups
+from flask_dbopt.cache.cache import Cache, Shelf
+from flask_dbopt.engines.protocol import Planner, Watcher
+from flask_dbopt.engines.sqlite.connector import SQLiteConnector, path_of
+from flask_dbopt.engines.sqlite.planner import SQLitePlanner
+from flask_dbopt.engines.sqlite.snapshotter import SQLiteSnapshotter
+from flask_dbopt.engines.sqlite.tuning import Tuning
+from flask_dbopt.engines.sqlite.watcher import SQLiteWatcher
+from flask_dbopt.errors import ConfigurationError
+from flask_dbopt.monitor.monitor import Monitor
+from flask_dbopt.pool.pool import Pool
+from flask_dbopt.pool.stats import PoolStats
+from flask_dbopt.pool.upkeep import Upkeep
+from flask_dbopt.settings import Settings
+from flask_dbopt.signals import Emit
+
+#: Which optimizer of this process owns a file, for the drop-in module: by absolute path.
+_owners: WeakValueDictionary[str, Database] = WeakValueDictionary()
+
+
+@dataclass(eq=False)
+class Database:
+    """One database and the windows that its engine has open; None where an engine has no such window."""
+
+    name: str
+    kind: str
+    """SQLAlchemy's word: "sqlite", "postgresql", …"""
+    path: Path | None = None
+    road: Any = None
+    connector: SQLiteConnector | None = None
+    pool: Pool | None = None
+    upkeep: Upkeep | None = None
+    watcher: Watcher | None = None
+    shelf: Shelf | None = None
+    planner: Planner | None = None
+    advisor: Advisor | None = None
+    backups: Backups | None = None
+    pools: list[Callable[[], PoolStats]] = field(default_factory=list)
+    """Every pool on this database, ours and those that SQLAlchemy keeps."""
+
+    def pool_stats(self) -> PoolStats:
+        """All its pools' figures, summed."""
+        return PoolStats.total(stats() for stats in self.pools)
+
+
+class Databases(dict[str, Database]):
+    """An app's databases by name, in the order in which they were found."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        monitor: Monitor,
+        cache: Cache,
+        *,
+        backup_dir: Path,
+        build_road: Callable[[Database], Any],
+        emit: Emit,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__()
+        self._settings = settings
+        self._monitor = monitor
+        self._cache = cache
+        self._backup_dir = backup_dir
+        self._build_road = build_road
+        self._emit = emit
+        self._clock = clock
+
+    @property
+    def default(self) -> Database | None:
+        """The app's main database: the one called "default", else its first."""
+        return self.get("default") or next(iter(self.values()), None)
+
+    def named(self, name: str | None = None) -> Database:
+        """The database called ``name``; ConfigurationError when there is none."""
+        found = self.default if name is None else self.get(name)
+        if found is None:
+            known = ", ".join(self) or "none"
+            raise ConfigurationError(
+                f"there is no database {name or 'default'!r}; known: {known}",
+                hint="set DBOPT_DATABASE, or DBOPT_DATABASES for more than one",
+            )
+        return found
+
+    def adopt(self, name: str, place: str | os.PathLike[str]) -> Database:
+        """Take care of a SQLite file (a path or ``file:`` URI); one that is known already keeps its name."""
+        path = path_of(os.fspath(place))
+        known = next((each for each in self.values() if path and str(each.path) == path), None)
+        if known is not None:
+            return known
+        database = Database(name=self._free(name), kind="sqlite", path=Path(path) if path else None)
+        settings = self._settings
+        if path and settings.enabled:
+            self._open_windows(database, path)
+        database.road = self._build_road(database)
+        database.connector = SQLiteConnector(
+            place, Tuning(settings.sqlite_pragmas), database.road, busy_timeout=settings.sqlite_busy_timeout
+        )
+        if path and settings.enabled:
+            self._fill_pool(database, database.connector)
+            _owners[path] = database
+        return self._enter(database)
+
+    def adopt_foreign(self, name: str, kind: str) -> Database:
+        """Take care of what an engine we have no windows for runs: its statements are timed."""
+        database = Database(name=self._free(name), kind=kind)
+        database.road = self._build_road(database)
+        return self._enter(database)
+
+    def _free(self, name: str) -> str:
+        """``name``, or the next that is not taken."""
+        free, number = name, 2
+        while free in self:
+            free, number = f"{name}-{number}", number + 1
+        return free
+
+    def _enter(self, database: Database) -> Database:
+        self[database.name] = database
+        self._monitor.source(
+            f"pool.{database.name}",
+            counters=lambda: database.pool_stats().counters(),
+            gauges=lambda: database.pool_stats().gauges(),
+        )
+        return database
+
+    def _open_windows(self, database: Database, path: str) -> None:
+        settings = self._settings
+        watcher = database.watcher = SQLiteWatcher(path)
+        database.shelf = self._cache.shelf(database.name, watcher)
+        database.planner = SQLitePlanner(path)
+        database.advisor = Advisor(
+            database.planner,
+            self._monitor.workload,
+            min_rows=settings.advisor_min_rows,
+            min_calls=settings.advisor_min_calls,
+            min_seconds=settings.advisor_min_seconds,
+            database=database.name,
+            emit=self._emit,
+        )
+        database.backups = Backups(
+            database.name,
+            SQLiteSnapshotter(path),
+            self._backup_dir,
+            retention_days=settings.backup_retention_days,
+            keep_weekly=settings.backup_keep_weekly,
+            keep_monthly=settings.backup_keep_monthly,
+            compression=settings.backup_compression,
+            verify=settings.backup_verify,
+            emit=self._emit,
+            clock=self._clock,
+        )
+
+    def _fill_pool(self, database: Database, connector: SQLiteConnector) -> None:
+        settings = self._settings
+        pool = Pool(
+            database.name,
+            connector,
+            minimum=settings.pool_min,
+            maximum=settings.pool_max,
+            timeout=settings.pool_timeout,
+            max_waiting=settings.pool_max_waiting,
+            max_lifetime=settings.pool_max_lifetime,
+            check_after=settings.pool_check_after,
+            emit=self._emit,
+        )
+        database.pool = pool
+        database.upkeep = Upkeep(
+            pool,
+            health_interval=settings.pool_health_interval,
+            idle_timeout=settings.pool_idle_timeout,
+            leak_after=settings.pool_leak_after,
+        )
+        database.pools.append(pool.stats)
+
+
+def owner_of(place: str) -> Database | None:
+    """The database of this process that a path or ``file:`` URI names, if an optimizer looks after it."""
+    path = path_of(place)
+    return _owners.get(path) if path else None
