@@ -166,7 +166,7 @@ class Pool:
                 entry.idle_since = now
                 entry.is_reported = False
                 self.idle.setdefault(entry.key, []).append(entry)
-                surplus = self._surplus()
+                surplus = self._surplus(entry)
             else:
                 surplus = entry
             self._release()
@@ -197,15 +197,24 @@ class Pool:
                 return entry
         return None
 
-    def _surplus(self) -> Entry | None:
-        """One idle connection too many, if there is one: opened for other arguments, or while others were parked."""
-        if self._loans - 1 + sum(map(len, self.idle.values())) <= self.maximum:
+    def _surplus(self, back: Entry) -> Entry | None:
+        """One idle connection too many, now that ``back`` is back: opened for other arguments, or beside parked ones.
+
+        Parked ones take nobody's place; ``back`` is not one yet, though whoever gives it back still holds it.
+        """
+        room = self.maximum - (self._loans - 1)
+        if sum(map(len, self.idle.values())) <= room:
             return None
+        oldest = None
         for idle in self.idle.values():
-            for at, entry in enumerate(idle):
-                if not entry.is_held():
-                    return idle.pop(at)
-        return None
+            for entry in idle:
+                if entry is back or not entry.is_held():
+                    oldest = oldest or entry
+                    room -= 1
+        if room >= 0 or oldest is None:
+            return None
+        self.idle[oldest.key].remove(oldest)
+        return oldest
 
     def _release(self) -> None:
         """A place came free; under the lock. It is handed to whoever has waited long enough."""

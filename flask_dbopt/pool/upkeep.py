@@ -66,7 +66,7 @@ class Upkeep:
         """Close what grew old, what nobody needed for long, what lies on a replaced file, and what stays parked."""
         pool = self._pool
         identity = pool.connector.identity()
-        kept = sum(len(idle) for idle in pool.idle.values()) + len(pool.lent)
+        kept = pool.stats().pool_size
         parked_before, self._parked = self._parked, set()
 
         def reason(entry: Entry) -> str:
@@ -78,6 +78,9 @@ class Upkeep:
                 return "its file was replaced"
             if entry.expires <= now:
                 return "it grew old"
+            if kept > pool.maximum:
+                kept -= 1
+                return "there were too many"
             if kept > pool.minimum and now - entry.idle_since > self._idle_timeout:
                 kept -= 1
                 return "nobody needed it"

@@ -272,11 +272,9 @@ def test_a_replaced_file_drops_the_connections_to_the_old_one(make_pool: Make, p
 def test_connections_of_other_arguments_make_room(make_pool: Make) -> None:
     pool = make_pool(maximum=2)
     for key in (PLAIN, Arguments(detect_types=1), Arguments(detect_types=2)):
-        held = [pool.lend(key), pool.lend(key)]
-        for connection in held:
-            connection.close()
-        del held, connection
-    assert pool.stats().pool_size <= 2
+        borrow_and_return(pool, key)
+    assert pool.stats().pool_size == 2
+    assert pool.stats().connections_num == 3
 
 
 def test_an_old_connection_is_replaced(make_pool: Make, clock: Any) -> None:
