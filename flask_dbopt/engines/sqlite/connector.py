@@ -74,7 +74,8 @@ class SQLiteConnector:
                 timeout=timeout,
                 detect_types=arguments.detect_types,
                 isolation_level=cast(Any, arguments.isolation_level),
-                check_same_thread=False,
+                # Ours are lent to any thread, and check by themselves; what a class of the app's own makes is not lent.
+                check_same_thread=arguments.check_same_thread and arguments.factory is not None,
                 factory=joined_connection(arguments.factory),
                 cached_statements=arguments.cached_statements,
                 **dict(arguments.further),
@@ -174,8 +175,7 @@ class SQLiteConnector:
         # Set again here too: whoever kept the returned handle could still set these two.
         connection.row_factory = None
         connection.text_factory = str
-        connection._home = give_back
-        connection._owner = get_ident() if connection._arguments.check_same_thread else None
+        connection.begin_loan(give_back, get_ident() if connection._arguments.check_same_thread else None)
 
     def take_back(self, connection: Connection) -> Condition:
         condition = self._reset(connection)
@@ -184,6 +184,8 @@ class SQLiteConnector:
 
     def _reset(self, connection: Connection) -> Condition:
         condition = Condition.CLEAN
+        connection.row_factory = None
+        connection.text_factory = str
         try:
             if connection._cursors:
                 connection.close_cursors()
@@ -232,6 +234,7 @@ def pinned_if_there(path: str) -> Iterator[Identity | None]:
 def _run(connection: sqlite3.Connection, sql: str) -> None:
     """Our own statement: on the driver's road, not the app's."""
     cursor = sqlite3.Connection.cursor(connection)
+    cursor.row_factory = None
     cursor.execute(sql).fetchall()
     cursor.close()
 

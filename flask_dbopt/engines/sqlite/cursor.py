@@ -7,17 +7,21 @@ next statement.
 
 from __future__ import annotations
 
+import logging
+import operator
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import get_ident
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from flask_dbopt.engines.protocol import Identity
-from flask_dbopt.engines.sqlite.statements import Kind, kind_of
+from flask_dbopt.engines.sqlite.statements import Kind, kind_of, may_alter
 
 if TYPE_CHECKING:
     from flask_dbopt.engines.sqlite.connection import Connection
+
+log = logging.getLogger("flask_dbopt")
 
 Description = tuple[tuple[Any, ...], ...]
 
@@ -47,19 +51,28 @@ class Road(Protocol):
     """``record(sql, seconds, rows, error, cached)``; the record may still grow while its rows are fetched."""
 
 
+_Row = sqlite3.Row
 _execute = sqlite3.Cursor.execute
+_fetchone = sqlite3.Cursor.fetchone
 _fetchmany = sqlite3.Cursor.fetchmany
 _fetchall = sqlite3.Cursor.fetchall
+_driver_description = sqlite3.Cursor.description.__get__
+_driver_lastrowid = sqlite3.Cursor.lastrowid.__get__
 _SELECT, _ALTERING = Kind.SELECT, Kind.ALTERING
 
 
 class Cursor(sqlite3.Cursor):
-    """A cursor whose statements are timed, and whose SELECTs may be answered by the cache."""
+    """A cursor whose statements are timed, and whose SELECTs may be answered by the cache.
 
-    __slots__ = ("_position", "_record", "_replayed")
+    What goes wrong in the rooms on its road is told, and the app's statement goes on without them.
+    """
+
+    __slots__ = ("_made_by", "_position", "_record", "_replayed")
 
     _record: list[Any] | None
     _replayed: Answer
+    _made_by: Any
+    """The row factory that made the rows it replays: None or ``sqlite3.Row``."""
     _position: Iterator[Any]
 
     def execute(self, sql: str, parameters: Any = (), /) -> Cursor:
@@ -77,15 +90,18 @@ class Cursor(sqlite3.Cursor):
                 and self.__class__ is Cursor  # the app's own cursor class keeps its own ways of fetching
                 and not connection.in_transaction
             ):
-                factories = (self.row_factory, connection.text_factory, connection._detect_types)
-                answer = look(sql, parameters, factories, connection._identity)
+                # Rows of a factory of the app's own are kept as plain ones, and made anew for each reader.
+                factories = (self.row_factory is _Row, connection.text_factory, connection._detect_types)
+                try:
+                    answer = look(sql, parameters, factories, connection._identity)
+                except Exception:  # noqa: BLE001  # ours, so not the app's affair
+                    answer = None
+                    do_without("the cache")
                 if answer is not None:
                     if answer.rows is not None:
-                        self._record = road.record(sql, 0.0, len(answer.rows), None, True)
-                        return _begin_replay(self, answer, answer.rows)
+                        return _serve(self, answer, answer.rows, sql)
                     if connection.is_idle():  # else this SELECT would see the snapshot of a half-read cursor
                         ticket = answer
-                        ticket.begin()
         elif kind is _ALTERING:
             connection.note_altering(sql)
         start = perf_counter()
@@ -93,15 +109,21 @@ class Cursor(sqlite3.Cursor):
             _execute(self, sql, parameters)
         except Exception as error:
             self._record = None
-            road.record(sql, perf_counter() - start, -1, type(error).__name__, False)
+            seconds = perf_counter() - start
+            try:
+                road.record(sql, seconds, -1, type(error).__name__, False)
+            except Exception:  # noqa: BLE001
+                do_without("the monitor")
             raise
         seconds = perf_counter() - start
-        self._record = road.record(sql, seconds, self.rowcount, None, False)
-        if kind is _SELECT and road.look is not None:
-            if ticket is not None:
-                return _fill(self, ticket)
-            road.learn(sql, seconds)
-        return self
+        try:
+            self._record = road.record(sql, seconds, self.rowcount, None, False)
+            if kind is _SELECT and ticket is None and road.look is not None:
+                road.learn(sql, seconds)
+        except Exception:  # noqa: BLE001
+            self._record = None
+            do_without("the monitor")
+        return self if ticket is None else _fill(self, ticket, sql, parameters)
 
     def executemany(self, sql: str, parameters: Iterable[Any], /) -> Cursor:
         return self._timed(sqlite3.Cursor.executemany, sql, parameters)
@@ -114,7 +136,7 @@ class Cursor(sqlite3.Cursor):
         connection = cast("Connection", self.connection)
         road = connection._road
         connection.check_thread()
-        if kind_of(sql) is _ALTERING:
+        if not arguments and isinstance(sql, str) and may_alter(sql):  # a script: its first word does not tell
             connection.note_altering(sql)
         self._record = None
         start = perf_counter()
@@ -125,23 +147,32 @@ class Cursor(sqlite3.Cursor):
             error = type(raised).__name__
             raise
         finally:
-            road.record(sql, perf_counter() - start, -1 if error else self.rowcount, error, False)
+            seconds = perf_counter() - start
+            try:
+                road.record(sql, seconds, -1 if error else self.rowcount, error, False)
+            except Exception:  # noqa: BLE001
+                do_without("the monitor")
         return self
 
     def fetchall(self) -> list[Any]:
-        record = self._record
+        try:
+            record = self._record
+        except AttributeError:  # the app made this cursor by itself, and ran nothing yet
+            return _fetchall(self)
         if record is None:
             return _fetchall(self)
         self._record = None
         start = perf_counter()
         rows = _fetchall(self)
-        before = record[1]
-        seconds = record[1] = before + (perf_counter() - start)
+        seconds = record[1] = record[1] + (perf_counter() - start)
         if record[2] < 0:
             record[2] = len(rows)
             road = cast("Connection", self.connection)._road
             if road.look is not None:
-                road.learn(record[0], seconds, before)
+                try:
+                    road.learn(record[0], seconds)
+                except Exception:  # noqa: BLE001
+                    do_without("the cache")
         return rows
 
 
@@ -158,6 +189,13 @@ class Replay(Cursor):
     def rowcount(self) -> int:
         """As the driver's after a SELECT."""
         return -1
+
+    @property
+    def lastrowid(self) -> int | None:
+        """As the driver's: of the connection's last INSERT, whatever ran since."""
+        if _driver_lastrowid(self) is None:
+            _execute(self, _heading(self._replayed.description))
+        return cast("int | None", _driver_lastrowid(self))
 
     def execute(self, sql: str, parameters: Any = (), /) -> Any:
         return _end_replay(self).execute(sql, parameters)
@@ -177,31 +215,46 @@ class Replay(Cursor):
     def __next__(self) -> Any:
         cast("Connection", self.connection).check_open()
         row = next(self._position)
-        factory = self.row_factory
-        return row if factory is None or factory is sqlite3.Row else factory(self, row)
+        return row if self.row_factory is self._made_by else _remake(self, row)
 
     def fetchone(self) -> Any:
         return next(self, None)
 
     def fetchmany(self, size: int | None = None) -> list[Any]:
-        size = self.arraysize if size is None else size
+        """As the driver's, for which 0 and less mean all."""
+        size = self.arraysize if size is None else operator.index(size)
         rows = []
-        for _ in range(size):
-            try:
-                rows.append(next(self))
-            except StopIteration:
+        for row in self:
+            rows.append(row)
+            if len(rows) == size:
                 break
         return rows
 
     def fetchall(self) -> list[Any]:
         cast("Connection", self.connection).check_open()
-        factory = self.row_factory
-        if factory is None or factory is sqlite3.Row:
+        if self.row_factory is self._made_by:
             return list(self._position)
-        return [factory(self, row) for row in self._position]
+        return [_remake(self, row) for row in self._position]
+
+
+def _serve(cursor: Cursor, answer: Answer, rows: tuple[Any, ...], sql: str) -> Cursor:
+    """A hit. The driver's part of the cursor lets go of what it had half read, and refuses if it was closed.
+
+    Afterwards the driver's own description is the right one, or None.
+    """
+    if cursor.lastrowid is None:  # it ran nothing yet
+        _fetchone(cursor)
+    else:
+        _execute(cursor, _heading(answer.description))
+    try:
+        cast("Connection", cursor.connection)._road.record(sql, 0.0, len(rows), None, True)
+    except Exception:  # noqa: BLE001
+        do_without("the monitor")
+    return _begin_replay(cursor, answer, rows)
 
 
 def _begin_replay(cursor: Cursor, answer: Answer, rows: Iterable[Any]) -> Cursor:
+    cursor._made_by = _Row if cursor.row_factory is _Row else None
     cursor._replayed = answer
     cursor._position = iter(rows)
     cursor.__class__ = Replay
@@ -214,6 +267,32 @@ def _end_replay(cursor: Cursor) -> Cursor:
     return cursor
 
 
+def _remake(cursor: Cursor, row: Any) -> Any:
+    """A kept row as the row factory that the cursor has now makes it."""
+    factory = cursor.row_factory
+    if factory is None:
+        return tuple(row)
+    if _driver_description(cursor) is None:
+        # ``sqlite3.Row`` and whatever is made of it read the names where only the driver can write them.
+        _execute(cursor, _heading(cursor._replayed.description))
+    return factory(cursor, tuple(row))
+
+
+_headings: dict[int, tuple[Any, str]] = {}
+
+
+def _heading(description: Any) -> str:
+    """A statement without rows that has this description."""
+    known = _headings.get(id(description))
+    if known is not None:  # and alive, so that nothing else can have its id
+        return known[1]
+    names = ", ".join('NULL AS "{}"'.format(column[0].replace('"', '""')) for column in description)
+    if len(_headings) >= 256:
+        _headings.clear()
+    _headings[id(description)] = description, f"SELECT {names} WHERE 0"
+    return _headings[id(description)][1]
+
+
 class _Ran:
     """The description of rows that were read for the cache, whether it kept them or not."""
 
@@ -223,42 +302,54 @@ class _Ran:
         self.description = description
 
 
-def _fill(cursor: Cursor, ticket: Answer) -> Cursor:
-    """Read the rows of a SELECT that just ran, offer them to the cache, and let the app read them from there.
-
-    Rows are kept as the driver made them: a row factory of the app's own is applied anew for each reader, so that no
-    reader can alter what the next one gets.
-    """
+def _fill(cursor: Cursor, ticket: Answer, sql: str, parameters: Any) -> Cursor:
+    """Read the rows of a SELECT that just ran, offer them to the cache, and let the app read them from there."""
     description = cast(Description, cursor.description)
-    record = cast("list[Any]", cursor._record)
-    factory = cursor.row_factory
-    if factory is not sqlite3.Row:
-        cursor.row_factory = None
     start = perf_counter()
     try:
-        rows = _fetchmany(cursor, ticket.max_rows + 1)
-    finally:
-        cursor.row_factory = factory
-    record[1] += perf_counter() - start
-    ticket.keep(rows, description)  # also when it has too many: the cache remembers not to ask again soon
-    if len(rows) <= ticket.max_rows:
+        rows = _raw(cursor, ticket.max_rows + 1)
+    except Exception:  # noqa: BLE001
+        # A converter or text factory raised, perhaps for a row that the app will not even fetch: let it find out.
+        _execute(cursor, sql, parameters)
+        return cursor
+    record = cursor._record
+    if record is not None:
+        record[1] += perf_counter() - start
+    if len(rows) > ticket.max_rows:
+        return _begin_replay(cursor, cast(Answer, _Ran(description)), _and_onward(cursor, rows))
+    if record is not None:
         record[2] = len(rows)
-        return _begin_replay(cursor, cast(Answer, _Ran(description)), rows)
-    return _begin_replay(cursor, cast(Answer, _Ran(description)), _and_onward(cursor, rows))
+    try:
+        ticket.keep(rows, description)
+    except Exception:  # noqa: BLE001
+        do_without("the cache")
+    return _begin_replay(cursor, cast(Answer, _Ran(description)), rows)
 
 
 def _and_onward(cursor: Cursor, rows: list[Any]) -> Iterator[Any]:
     """The rows already read, then the rest from the database, as the driver makes them."""
     yield from rows
-    while more := _raw(cursor):
+    while more := _raw(cursor, 256):
         yield from more
 
 
-def _raw(cursor: Cursor) -> list[Any]:
+def _raw(cursor: Cursor, count: int) -> list[Any]:
+    """The next rows as they are kept: without the app's own row factory."""
     factory = cursor.row_factory
-    if factory is not sqlite3.Row:
+    if factory is not _Row:
         cursor.row_factory = None
     try:
-        return _fetchmany(cursor, 256)
+        return _fetchmany(cursor, count)
     finally:
         cursor.row_factory = factory
+
+
+_told: dict[str, float] = {}
+
+
+def do_without(room: str) -> None:
+    """A room of ours failed. Say so, but not at each statement."""
+    now = monotonic()
+    if now - _told.get(room, -60.0) >= 60.0:
+        _told[room] = now
+        log.exception("%s failed; statements run without it", room)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum, auto
+from functools import lru_cache
 
 
 class Kind(Enum):
@@ -20,8 +21,11 @@ _kinds: dict[str, Kind] = {}
 
 _LEADING = re.compile(r"(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/|;)*", re.DOTALL)
 _QUERY = re.compile(r"(?:select|with|values)\b", re.IGNORECASE)
+# One statement of these kinds leaves nothing behind, even where a column is called temp.
+_CONTENT = re.compile(r"(?:insert|update|delete|replace)\b[^;]*;?\s*$", re.IGNORECASE)
 _MARKS = re.compile(r"\b(?:pragma|attach|detach|temp|temporary)\b", re.IGNORECASE)
-_PRAGMA = re.compile(r"pragma\s+(?:\w+\s*\.\s*)?(\w+)\s*(=|\()?", re.IGNORECASE)
+_PRAGMA = re.compile(r"\bpragma\s+(?:\w+\s*\.\s*)?(\w+)\s*(=|\(|;|$)", re.IGNORECASE)
+_COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 
 # PRAGMAs that only tell, also where they take an argument in parentheses.
 _TELLING = frozenset(
@@ -64,19 +68,30 @@ def kind_of(sql: str) -> Kind:
 
 def _classify(sql: str) -> Kind:
     leading = _LEADING.match(sql)
-    if _QUERY.match(sql, leading.end() if leading else 0):
+    start = leading.end() if leading else 0
+    if _QUERY.match(sql, start):
         return Kind.SELECT
-    return Kind.ALTERING if _MARKS.search(sql) else Kind.PLAIN
+    return Kind.ALTERING if _MARKS.search(sql) and not _CONTENT.match(sql, start) else Kind.PLAIN
 
 
+def may_alter(script: str) -> bool:
+    """Whether any statement of a script may leave something behind on the connection."""
+    return _MARKS.search(script) is not None
+
+
+@lru_cache(256)
 def changed_pragmas(sql: str) -> tuple[str, ...] | None:
-    """The PRAGMAs that the text sets and that can be put back. None: it does more, which nothing undoes."""
-    if any(mark.lower() != "pragma" for mark in _MARKS.findall(sql)):
+    """The PRAGMAs that the text sets and that can be put back. None: it does more, or what is not clear."""
+    marks = _MARKS.findall(sql)
+    if any(mark.lower() != "pragma" for mark in marks):
+        return None
+    found = _PRAGMA.findall(_COMMENT.sub(" ", sql))
+    if len(found) != len(marks):  # a quoted name, or the word in a text
         return None
     changed = []
-    for name, setting in _PRAGMA.findall(sql):
+    for name, setting in found:
         name = name.lower()
-        if name in _TELLING or name in _LASTING or not setting:
+        if name in _TELLING or name in _LASTING or setting not in ("=", "("):
             continue
         if name not in _RESETTABLE:
             return None
