@@ -1,5 +1,5 @@
 """The admin page under /_dbopt, one file a tab."""
 
-from flask_dbopt.admin.site import Site, register
+from flask_dbopt.admin.mount import register
 
-__all__ = ["Site", "register"]
+__all__ = ["register"]

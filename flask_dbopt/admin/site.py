@@ -1,17 +1,18 @@
-"""Puts the page on a Flask app, ahead of everything the app does before and after its own requests."""
+"""The page of one app: who is let in, what answers, and that no fault of ours becomes the app's."""
 
 from __future__ import annotations
 
 import json
 import logging
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from flask import Blueprint, Flask, Response, redirect, request
-from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
+from flask import Flask, Response, request
+from werkzeug.datastructures import Headers
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
+from werkzeug.utils import redirect
 
-from flask_dbopt.admin import alerts, backups, cache, indexes, live, overview, pool, queries, settings
+from flask_dbopt.admin import live, routes
 from flask_dbopt.admin.access import Access, Admission, Hook
 from flask_dbopt.admin.desk import WINDOWS, Done, Missing, Page, Visit
 from flask_dbopt.admin.paper import KINDS, render, static_file
@@ -23,10 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flask_dbopt.admin")
 
-BLUEPRINT = "dbopt"
 LARGEST_FORM = 64 * 1024
-_OURS = "flask_dbopt.admin"
-"""In the WSGI environment of a request that we answered ourselves."""
 
 SECURITY = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -39,59 +37,21 @@ SECURITY = {
     "X-Robots-Tag": "noindex, nofollow",
 }
 
-_PAGES: dict[str, Callable[..., Page]] = {
-    "/": overview.show,
-    "/queries": queries.show,
-    "/queries/<query_id>": queries.show_one,
-    "/indexes": indexes.show,
-    "/indexes/<advice_id>": indexes.confirm,
-    "/pool": pool.show,
-    "/cache": cache.show,
-    "/backups": backups.show,
-    "/alerts": alerts.show,
-    "/settings": settings.show,
-}
-_CHANGES: dict[str, Callable[..., Done]] = {
-    "/indexes/<advice_id>/apply": indexes.apply,
-    "/cache/clear": cache.clear,
-    "/backups/take": backups.take,
-    "/backups/verify": backups.verify,
-    "/figures/reset": settings.reset,
-}
 
+class Sealed(Response):
+    """Says our headers when the response is sent: the app's own after_request functions have spoken by then.
 
-def register(
-    app: Flask,
-    optimizer: Optimizer,
-    *,
-    hook: Callable[[], Hook | None] = lambda: None,
-    build: Callable[..., Report] | None = None,
-    clock: Callable[[], float] = time.time,
-) -> Site | None:
-    """Add the page to ``app`` at ``settings.admin_url``; None when ``admin_enabled`` is off.
-
-    ``hook`` returns the ``admin_auth`` function that is set when a request comes, or None. ``build`` makes a
-    Report; by default ``flask_dbopt.report.build``.
+    An after_request function of ours would have the last word too, and cost every request of the app.
     """
-    if not optimizer.settings.admin_enabled:
-        return None
-    site = Site(app, optimizer, hook=hook, build=build, clock=clock)
-    blueprint = Blueprint(BLUEPRINT, __name__, url_prefix=optimizer.settings.admin_url)
-    for rule, endpoint, methods in site.rules():
-        blueprint.add_url_rule(
-            rule,
-            endpoint,
-            site.serve,
-            methods=methods,
-            strict_slashes=False,
-            provide_automatic_options=False,
-        )
-    app.register_blueprint(blueprint)
-    # First in line: a login redirect, a CSRF check or a Talisman of the app never sees our requests …
-    app.before_request_funcs.setdefault(None, []).insert(0, site.dispatch)
-    # … and after_request functions run backwards, so that the first has the last word on the headers.
-    app.after_request_funcs.setdefault(None, []).insert(0, site.seal)
-    return site
+
+    seal: Mapping[str, str] = SECURITY
+
+    def get_wsgi_headers(self, environ: Any) -> Headers:
+        headers = super().get_wsgi_headers(environ)
+        for name in ("Content-Security-Policy-Report-Only", "Access-Control-Allow-Origin", "ETag"):
+            headers.pop(name, None)
+        headers.update(self.seal)
+        return headers
 
 
 class Site:
@@ -111,58 +71,35 @@ class Site:
         self.clock = clock
         self.url = optimizer.settings.admin_url
         self._build = build
-        self._hook = hook
-        self._made: Access | None = None
-        self._views: dict[str, Callable[..., Any]] = {}
-
-    @property
-    def access(self) -> Access:
-        """The door; made at the first request, when the app's SECRET_KEY is surely set."""
-        if self._made is None:
-            secret = self.app.secret_key or ""
-            text = secret.decode("latin-1") if isinstance(secret, bytes) else secret
-            self._made = Access(self.optimizer.settings.admin_token, self._hook, secret=text, clock=self.clock)
-        return self._made
-
-    def rules(self) -> list[tuple[str, str, list[str]]]:
-        """Every rule, its endpoint and methods; each endpoint is named after its function."""
-        table: list[tuple[str, str, list[str]]] = []
-
-        def add(rule: str, endpoint: str, view: Callable[..., Any], methods: list[str]) -> None:
-            self._views[endpoint] = view
-            table.append((rule, endpoint, methods))
-
-        for rule, show in _PAGES.items():
-            add(rule, _endpoint(rule), self._page(show), ["GET"])
-        for rule, change in _CHANGES.items():
-            add(rule, _endpoint(rule), self._change(change), ["POST"])
-        add("/api/v1/<path:resource>", "api", self._api, ["GET"])
-        add("/health", "health", self._health, ["GET"])
-        add("/static/<name>", "static", self._static, ["GET"])
-        add("/sign-in", "sign_in", self._sign_in, ["GET", "POST"])
-        add("/sign-out", "sign_out", self._sign_out, ["POST"])
-        add("/<path:rest>", "missing", self._missing, ["GET", "POST"])
-        return table
+        secret = app.secret_key or ""
+        text = secret.decode("latin-1") if isinstance(secret, bytes) else secret
+        self.access = Access(optimizer.settings.admin_token, hook, secret=text, clock=clock)
+        # Of the app's own class, or Flask would turn a response into one of those, and lose our seal.
+        self._paper: type[Sealed] = type("Paper", (Sealed, app.response_class), {})
+        self._others: dict[str, Callable[..., Response]] = {
+            "api": self._api,
+            "health": self._health,
+            "static": self._static,
+            "sign_in": self._sign_in,
+            "sign_out": self._sign_out,
+        }
 
     # --- the way of a request ---
 
-    def dispatch(self) -> Response | None:
-        """Answer our own requests before the app's hooks see them; let all others pass."""
-        return self.serve() if self._is_ours() else None
-
-    def serve(self, **_arguments: Any) -> Response:
+    def serve(self) -> Response:
         """Let in, answer, and never let one of our faults become the app's."""
-        endpoint = (request.endpoint or "").partition(".")[2]
         admission = self.access.admit(request, debug=self.app.debug)
         if admission.door == "closed":
             raise NotFound
-        request.environ[_OURS] = True
+        asked = routes.find(request.path.removeprefix(self.url), request.method)
         try:
-            response = self._answer(endpoint, admission)
+            response = self._answer(asked, admission)
         except Missing as missing:
             response = self._problem(admission, 404, "Not here", str(missing))
         except HTTPException as fault:
             response = self._problem(admission, fault.code or 500, fault.name, fault.description or fault.name)
+            if isinstance(fault, MethodNotAllowed):
+                response.allow.update(fault.valid_methods or ())
         except DBOptError as problem:
             response = self._problem(admission, 503, "That did not work", str(problem))
         except Exception as fault:
@@ -170,58 +107,52 @@ class Site:
             response = self._problem(
                 admission, 500, "This page failed", f"{type(fault).__name__}; the app's log has the details"
             )
-        renews = endpoint not in ("sign_out", "static", "health", "api") and not self._is_poll()
+        renews = asked.endpoint not in ("sign_out", "static", "health", "api") and not self._is_poll()
         if admission.door == "open" and renews:
             self.access.remember(response, admission, request, self._base())
-        return response
+        return self._sealed(response, lasts=asked.endpoint == "static" and response.status_code == 200)
 
-    def seal(self, response: Response) -> Response:
-        """Our headers on our pages, whatever the app's own after_request functions said."""
-        if _OURS not in request.environ:
-            return response
-        for name in ("Content-Security-Policy-Report-Only", "Access-Control-Allow-Origin", "ETag"):
-            response.headers.pop(name, None)
-        response.headers.update(SECURITY)
-        kept = "public, max-age=31536000, immutable" if request.endpoint == f"{BLUEPRINT}.static" else "no-store"
-        response.headers["Cache-Control"] = kept if response.status_code == 200 else "no-store"
-        return response
-
-    def _answer(self, endpoint: str, admission: Admission) -> Response:
+    def _answer(self, asked: routes.Asked, admission: Admission) -> Response:
         if (request.content_length or 0) > LARGEST_FORM:
             raise RequestEntityTooLarge
-        view = self._views[endpoint]
-        if endpoint in ("static", "health", "sign_in"):
-            return cast(Response, view(admission, **(request.view_args or {})))
-        if admission.door == "sign-in":
+        if admission.door == "sign-in" and asked.endpoint not in ("static", "health", "sign_in"):
             return self._refuse(admission)
-        return cast(Response, view(admission, **(request.view_args or {})))
-
-    # --- what is behind each rule ---
-
-    def _page(self, show: Callable[..., Page]) -> Callable[..., Response]:
-        def view(admission: Admission, **arguments: str) -> Response:
+        if isinstance(asked.fault, NotFound):
+            raise Missing(f"there is no page {self._path()!r}")
+        if asked.fault is not None:
+            raise asked.fault
+        if (show := routes.PAGES.get(asked.endpoint)) is not None:
             visit = self._visit()
-            return self._show(visit, admission, show(visit, **arguments))
+            return self._show(visit, admission, show(visit, **asked.arguments))
+        if (change := routes.CHANGES.get(asked.endpoint)) is not None:
+            return self._change(admission, change, asked.arguments)
+        return self._others[asked.endpoint](admission, **asked.arguments)
 
-        return view
+    def _sealed(self, response: Response, *, lasts: bool) -> Response:
+        """With our headers on it, whatever the app's own after_request functions will say."""
+        kept = "public, max-age=31536000, immutable" if lasts else "no-store"
+        response.__class__ = self._paper
+        sealed = cast(Sealed, response)
+        sealed.seal = {**SECURITY, "Cache-Control": kept}
+        sealed.headers.update(sealed.seal)
+        return sealed
 
-    def _change(self, change: Callable[..., Done]) -> Callable[..., Response]:
-        def view(admission: Admission, **arguments: str) -> Response:
-            refused = self._forbidden(admission)
-            if refused is not None:
-                return refused
-            visit = self._visit()
-            try:
-                done = change(visit, **arguments)
-            except DBOptError as problem:
-                back = (request.path.removeprefix(self.url).strip("/")).partition("/")[0]
-                done = Done(str(problem), back.replace("figures", "settings"), "bad")
-            if admission.by == "bearer":
-                return _json({"done": done.message}, 200 if done.tone == "good" else 503)
-            note = self.access.note(f"{done.tone}\n{done.message}")
-            return cast(Response, redirect(visit.link(done.path, note=note), 303))
+    # --- what is behind each address ---
 
-        return view
+    def _change(self, admission: Admission, change: Callable[..., Done], arguments: Mapping[str, Any]) -> Response:
+        refused = self._forbidden(admission)
+        if refused is not None:
+            return refused
+        visit = self._visit()
+        try:
+            done = change(visit, **arguments)
+        except DBOptError as problem:
+            back = self._path().partition("/")[0]
+            done = Done(str(problem), back.replace("figures", "settings"), "bad")
+        if admission.by == "bearer":
+            return _json({"done": done.message}, 200 if done.tone == "good" else 503)
+        note = self.access.note(f"{done.tone}\n{done.message}")
+        return _see(visit.link(done.path, note=note))
 
     def _api(self, admission: Admission, resource: str) -> Response:
         return _json(live.answer(self._visit(), resource))
@@ -243,26 +174,23 @@ class Site:
         path = request.form.get("path", "")
         goal = f"{self._base()}/{path}" if _is_path(path) else f"{self._base()}/"
         if admission.door == "open":
-            return cast(Response, redirect(goal, 303))
+            return _see(goal)
         if request.method == "GET":
             return self._refuse(admission)
         tried = self.access.sign_in(request, request.form.get("token", ""))
         if tried.door != "open":
             log.warning("a wrong admin token was given by %s", request.remote_addr)
             return self._refuse(tried)
-        response = cast(Response, redirect(goal, 303))
+        response = _see(goal)
         self.access.remember(response, tried, request, self._base())
         return response
 
     def _sign_out(self, admission: Admission) -> Response:
         if not self.access.may_change(request, admission):
             return self._stale(admission)
-        response = cast(Response, redirect(f"{self._base()}/", 303))
+        response = _see(f"{self._base()}/")
         self.access.forget(response, request, self._base())
         return response
-
-    def _missing(self, admission: Admission, rest: str = "") -> Response:
-        raise Missing(f"there is no page {rest!r}")
 
     # --- paper ---
 
@@ -308,7 +236,7 @@ class Site:
             error = "too many wrong tokens" if admission.wait else "a token is needed"
             response = _json({"error": error, "hint": "send Authorization: Bearer DBOPT_ADMIN_TOKEN"}, status)
         else:
-            path = request.path.removeprefix(self.url).strip("/")
+            path = self._path()
             given = request.form.get("path", "") if path == "sign-in" else path
             figures = {
                 "base": self._base(),
@@ -353,33 +281,32 @@ class Site:
 
     # --- what is asked ---
 
-    def _is_ours(self) -> bool:
-        endpoint = request.endpoint
-        return endpoint is not None and endpoint.startswith(f"{BLUEPRINT}.")
-
     def _base(self) -> str:
         """The page's own address, wherever the app is mounted."""
         return f"{request.script_root.rstrip('/')}{self.url}"
+
+    def _path(self) -> str:
+        """What is asked for, below the page's own address."""
+        return request.path.removeprefix(self.url).strip("/")
 
     def _is_poll(self) -> bool:
         return request.headers.get("X-DBOpt-Live") == "1"
 
     def _wants_json(self) -> bool:
-        endpoint = request.endpoint or ""
-        if endpoint in (f"{BLUEPRINT}.api", f"{BLUEPRINT}.health") or "Authorization" in request.headers:
+        if self._path().partition("/")[0] in ("api", "health") or "Authorization" in request.headers:
             return True
         accepted = request.accept_mimetypes
         return accepted["application/json"] > accepted["text/html"]
 
 
-def _endpoint(rule: str) -> str:
-    words = rule.replace("<query_id>", "one").replace("<advice_id>", "one").strip("/")
-    return words.replace("/", "_") or "overview"
-
-
 def _is_path(path: str) -> bool:
     """Whether a path may be gone to after the sign-in: ours, plain, and short."""
     return len(path) < 200 and all(c.isascii() and (c.isalnum() or c in "-_/") for c in path) and "//" not in path
+
+
+def _see(address: str) -> Response:
+    """Send the browser on, after a form."""
+    return cast(Response, redirect(address, 303, Response))
 
 
 def _json(value: Any, status: int = 200) -> Response:

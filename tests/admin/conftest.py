@@ -223,6 +223,9 @@ class Rooms:
         self.asked: list[tuple[Any, ...]] = []
         self.fault: Exception | None = None
 
+    def build(self, optimizer: Any, *, since: float, now: float) -> Report:
+        return self.report
+
     def recommend(self) -> tuple[Recommendation, ...]:
         return self.report.recommendations
 
@@ -322,7 +325,7 @@ def stage(app: Flask | None = None, report: Report | None = None, *, real_time: 
         app,
         optimizer,
         hook=lambda: staged.hook,
-        build=lambda optimizer, *, since, now: rooms.report,
+        build=lambda *given, **more: rooms.build(*given, **more),
         **more,  # type: ignore[arg-type]
     )
     return staged

@@ -81,7 +81,7 @@ def test_figures_that_cannot_be_had_say_why(staged: Any) -> None:
     def build(*_: Any, **__: Any) -> Any:
         raise BackupError("the ledger is locked", hint="wait")
 
-    staged.app.before_request_funcs[None][0].__self__._build = build
+    staged.rooms.build = build
     answer = staged.signed_in().get("/_dbopt/")
     assert answer.status_code == 503
     assert "The ledger is locked (wait)" in answer.text

@@ -9,6 +9,7 @@ import pytest
 from flask import Flask, Response, abort, g, redirect, request
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.routing import BuildError
 from werkzeug.test import Client
 
 Build = Any
@@ -136,6 +137,33 @@ def test_the_host_can_name_the_pages_by_endpoint(build: Build) -> None:
     with app.test_request_context():
         assert url_for("dbopt.overview") == "/_dbopt/"
         assert url_for("dbopt.queries_one", query_id="abc") == "/_dbopt/queries/abc"
+        assert url_for("dbopt.queries_one", query_id="a b") == "/_dbopt/queries/a%20b"
+        assert url_for("dbopt.pool", since="24h", _anchor="x") == "/_dbopt/pool?since=24h#x"
+        assert url_for("dbopt.sign_in", _external=True) == "http://localhost/_dbopt/sign-in"
+        for unknown in ("dbopt.nothing", "dbopt.queries_one", "nothing"):
+            with pytest.raises(BuildError, match=unknown):
+                url_for(unknown)
+
+
+def test_a_response_class_of_the_hosts_own_does_not_lose_our_headers(build: Build) -> None:
+    class Plain(Response):
+        default_mimetype = "text/plain"
+
+    app = Flask("omni")
+    app.response_class = Plain
+
+    @app.after_request
+    def talisman(response: Response) -> Response:
+        response.headers["Content-Security-Policy"] = "script-src *"
+        return response
+
+    app.add_url_rule("/", view_func=lambda: "the app's own")
+    client = build(app, DBOPT_ADMIN_TOKEN=TOKEN).signed_in()
+    page = client.get("/_dbopt/queries")
+    assert page.mimetype == "text/html"
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert client.get("/").headers["Content-Security-Policy"] == "script-src *"
+    assert client.get("/").mimetype == "text/plain"
 
 
 def test_many_apps_in_one_process_do_not_know_each_other(build: Build) -> None:
@@ -169,6 +197,31 @@ def test_a_page_that_is_not_there_says_so_to_who_is_signed_in_alone(build: Build
     answer = staged.signed_in().get("/_dbopt/nothing")
     assert answer.status_code == 404
     assert "nothing" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("put", "queries", {"GET", "HEAD"}),
+        ("get", "cache/clear", {"POST"}),
+        ("delete", "sign-in", {"GET", "HEAD", "POST"}),
+    ],
+)
+def test_the_wrong_method_is_told_to_who_is_signed_in_alone(
+    build: Build, method: str, path: str, allowed: set[str]
+) -> None:
+    staged = build(DBOPT_ADMIN_TOKEN=TOKEN)
+    answer = getattr(staged.signed_in(), method)(f"/_dbopt/{path}")
+    assert answer.status_code == 405
+    assert set(answer.allow) == allowed
+    assert getattr(staged.client, method)(f"/_dbopt/{path}").status_code == 401
+    assert getattr(build(Flask("closed")).client, method)(f"/_dbopt/{path}").status_code == 404
+
+
+def test_one_slash_behind_a_pages_address_is_no_other_page(build: Build) -> None:
+    client = build(DBOPT_ADMIN_TOKEN=TOKEN).signed_in()
+    assert client.get("/_dbopt/queries/").text == client.get("/_dbopt/queries").text
+    assert client.get("/_dbopt/queries//").status_code == 404
 
 
 def test_static_files_are_kept_by_browsers_and_nothing_else_of_the_package_is_served(build: Build) -> None:

@@ -119,7 +119,7 @@ def test_the_chosen_window_travels_along(staged: Any) -> None:
         asked.append(now - since)
         return staged.rooms.report
 
-    staged.app.before_request_funcs[None][0].__self__._build = build
+    staged.rooms.build = build
     paper = read(staged, "", since="7d")
     assert asked == [7 * 86_400]
     assert "They reach back 7 days" in paper.text
