@@ -29,11 +29,13 @@ LARGEST = 250_000
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
-def photograph(page: Page, url: str, name: str, *, height: int | None = None) -> None:
-    """One page of ``WIDTH``, whole or its upper ``height`` pixels."""
+def photograph(page: Page, url: str, name: str, *, height: int | None = None, until: str = "") -> None:
+    """One page of ``WIDTH``, whole, its upper ``height`` pixels, or as far as the element ``until`` goes."""
     page.goto(url)
     page.wait_for_timeout(500)
     whole = page.evaluate("document.documentElement.scrollHeight")
+    if until and (box := page.locator(until).first.bounding_box()):
+        height = round(box["y"] + box["height"]) + 24
     clip = {"x": 0, "y": 0, "width": WIDTH, "height": min(height or whole, whole)}
     target = HERE / f"{name}.png"
     page.screenshot(path=target, full_page=True, clip=clip)
@@ -48,16 +50,15 @@ def take(url: str) -> None:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": WIDTH, "height": 800})
         photograph(page, f"{url}/", "app-home", height=960)
-        photograph(page, f"{url}/search?q=house", "app-search", height=900)
         page.goto(f"{url}/_dbopt/")
         page.fill("#token", TOKEN)
         page.click("button")
         page.wait_for_load_state()
-        photograph(page, f"{url}/_dbopt/?since=15m", "overview", height=930)
+        photograph(page, f"{url}/_dbopt/?since=15m", "overview", until=".charts")
         photograph(page, f"{url}/_dbopt/queries?since=15m", "queries", height=1000)
         statement = page.locator('tr:has-text("index advice") a[href*="/queries/"]').first.get_attribute("href")
         photograph(page, f"{url}{statement}", "query", height=1200)
-        photograph(page, f"{url}/_dbopt/cache?since=15m", "cache", height=900)
+        photograph(page, f"{url}/_dbopt/cache?since=15m", "cache", until="#chart")
         photograph(page, f"{url}/_dbopt/backups", "backups", height=960)
         browser.close()
 
