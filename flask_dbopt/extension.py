@@ -16,10 +16,9 @@ from flask.globals import _cv_app
 
 from flask_dbopt import admin, signals
 from flask_dbopt.bridges.apscheduler import Schedule
-from flask_dbopt.bridges.requests import Listener
+from flask_dbopt.bridges.requests import Closer, Listener
 from flask_dbopt.connection import build_road, key_of, lend, place_of, transaction
 from flask_dbopt.databases import Database
-from flask_dbopt.engines.sqlite.connection import Returned
 from flask_dbopt.errors import ConfigurationError
 from flask_dbopt.optimizer import Health, Optimizer
 from flask_dbopt.report import Report, build
@@ -95,6 +94,8 @@ class DBOptimizer:
                 self.attach(self._engine)
             if settings.admin_enabled:
                 admin.register(app, optimizer, hook=lambda: self._admin_hook)
+        else:
+            app.extensions["dbopt_listener"] = Closer(app)
 
     # --- connections ---
 
@@ -119,7 +120,7 @@ class DBOptimizer:
         if context is None:
             raise RuntimeError("dbopt.connection needs an app context; outside one, use: with dbopt.borrow() as …")
         kept = getattr(context, "_dbopt_connection", None)
-        if kept is None or isinstance(kept, Returned):
+        if kept is None or _is_closed(kept):
             kept = context._dbopt_connection = self.connect()
         return kept
 
@@ -255,8 +256,9 @@ def settle(app: Flask | None, optimizer: Optimizer) -> None:
     if extension is not None:
         from flask_dbopt.bridges import sqlalchemy
 
+        care = sqlalchemy.attach if optimizer.settings.enabled else sqlalchemy.adopt
         for name, engine in sqlalchemy.find(extension).items():
-            sqlalchemy.attach(optimizer, engine, name)
+            care(optimizer, engine, name)
     place = app.config.get("DATABASE")
     if not optimizer.databases and isinstance(place, (str, os.PathLike)):
         adopt(optimizer, "default", place)
@@ -264,17 +266,26 @@ def settle(app: Flask | None, optimizer: Optimizer) -> None:
 
 def plain_connection(database: Database, readonly: bool, arguments: dict[str, Any]) -> sqlite3.Connection:
     """Switched off: what the app would have had without us."""
-    place = database.connector.place if database.connector is not None else ""
-    uri = place.startswith("file:")
-    if readonly:
-        place, uri = f"file:{place}?mode=ro", True
-    connection: sqlite3.Connection = sqlite3.connect(place, **{"uri": uri, **arguments})
+    if database.connector is None:
+        raise ConfigurationError(f"connect() opens SQLite databases, and {database.name!r} is {database.kind}")
+    place, uri = database.connector.target(readonly=readonly)
+    connection: sqlite3.Connection = sqlite3.connect(place, **{**arguments, "uri": uri})
     return connection
+
+
+def _is_closed(connection: sqlite3.Connection) -> bool:
+    try:
+        connection.total_changes  # noqa: B018  # which a closed connection refuses
+    except sqlite3.ProgrammingError:
+        return True
+    return False
 
 
 def _there(what: str, room: Room | None) -> Room:
     if room is None:
-        raise ConfigurationError(f"the default database has no {what}", hint="it is neither SQLite nor a file")
+        raise ConfigurationError(
+            f"the default database has no {what}", hint="it is no SQLite file, or DBOPT_ENABLED is off"
+        )
     return room
 
 

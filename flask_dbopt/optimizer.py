@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as distribution_version
 from pathlib import Path
@@ -86,6 +86,8 @@ class Optimizer:
         self.sources = sources
         self.unheeded = tuple(unheeded)
         """Settings that are given and that no room reads in this version, as sentences."""
+        self.problems: list[str] = []
+        """What could not be set up, as sentences."""
         self.state_dir = state_dir
         self.backup_dir = backup_dir
         self.emit = emit
@@ -220,7 +222,7 @@ class Optimizer:
 
     def notices(self) -> list[str]:
         """Where the optimizer itself is not at its best, as sentences."""
-        told = [*self.unheeded, *self.monitor.notices()]
+        told = [*self.unheeded, *self.problems, *self.monitor.notices()]
         if self.lease.problem:
             told.append(f"no worker can be chosen for background work: {self.lease.problem}")
         if self.schedule is not None and self.schedule.problem:
@@ -250,6 +252,11 @@ class Optimizer:
 
     def _rooms(self) -> tuple[Housekeeper, dict[str, Database], Cache, Monitor, Lease, list[Callable[[], None]]]:
         return self.housekeeper, self.databases, self.cache, self.monitor, self.lease, self.closers
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it still looks after anything."""
+        return self._at_exit.alive
 
     def close(self) -> None:
         """Stop the background work, flush the figures and close every handle; in bounded time, and once."""
@@ -316,6 +323,7 @@ def _close_rooms(
             log.exception("closing was not clean")
 
 
+@cache
 def _version() -> str:
     try:
         return distribution_version("Flask-DBOpt")

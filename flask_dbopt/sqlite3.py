@@ -41,7 +41,7 @@ def connect(database: Any, *arguments: Any, **keywords: Any) -> Any:  # type: ig
     given = dict(zip(_POSITIONAL, arguments, strict=False)) | keywords
     is_uri = place.startswith("file:")
     owner = None if is_uri and not given.get("uri") else owner_of(place)
-    if owner is None or len(arguments) > len(_POSITIONAL):
+    if owner is None or owner.pool is None or owner.pool.is_closed or len(arguments) > len(_POSITIONAL):
         return _stdlib.connect(database, *arguments, **keywords)
     given.pop("uri", None)
     if given.get("factory") is _stdlib.Connection:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 #: Engines that are looked after already, by anybody in this process.
-_attached: WeakKeyDictionary[Any, Database] = WeakKeyDictionary()
+_attached: WeakKeyDictionary[Any, _Attachment] = WeakKeyDictionary()
 
 #: Our place in ``Connection.info``; a well-known recipe takes "query_start_time".
 _STARTED = "_dbopt_started"
@@ -42,6 +42,7 @@ def find(extension: Any) -> dict[str, Any]:
 def attach(optimizer: Optimizer, engine: Any, name: str = "default") -> Database:
     """Look after ``engine``; again, and nothing more happens. ConfigurationError for what is no plain Engine."""
     from sqlalchemy import Engine
+    from sqlalchemy.pool import QueuePool
 
     if not isinstance(engine, Engine):
         is_async = hasattr(engine, "sync_engine")
@@ -49,15 +50,25 @@ def attach(optimizer: Optimizer, engine: Any, name: str = "default") -> Database
             f"attach() takes a SQLAlchemy Engine, not {type(engine).__name__}",
             hint="async engines run their statements where we can't time them" if is_async else "pass create_engine(…)",
         )
-    if engine in _attached:
-        return _attached[engine]
-    if engine.dialect.name == "sqlite" and engine.dialect.driver == "pysqlite":
-        database = _attach_sqlite(optimizer, engine, name)
-    else:
-        database = optimizer.databases.adopt_foreign(name, engine.dialect.name)
-    _watch(optimizer, engine, database)
-    _attached[engine] = database
+    attachment = _attached.get(engine)
+    if attachment is not None and attachment.is_alive():
+        return attachment.database_of(optimizer, engine, name)
+    if attachment is not None:  # its app is gone, but the engine is a module's own and stays
+        attachment.end(engine)
+    database = adopt(optimizer, engine, name)
+    _attached[engine] = _Attachment(optimizer, engine, database)
+    if isinstance(engine.pool, QueuePool) and engine.pool.checkedin() and database.connector is not None:
+        # These were opened before we came. Other pools keep theirs: a database in memory is its connection.
+        engine.dispose()
     return database
+
+
+def adopt(optimizer: Optimizer, engine: Engine, name: str) -> Database:
+    """Know the engine's database, and leave the engine alone."""
+    if engine.dialect.name == "sqlite" and engine.dialect.driver == "pysqlite":
+        (place, *_), _ = engine.dialect.create_connect_args(engine.url)
+        return optimizer.databases.adopt(name, place or ":memory:")
+    return optimizer.databases.adopt_foreign(name, engine.dialect.name)
 
 
 def engine_options(database: Database) -> dict[str, Any]:
@@ -68,18 +79,6 @@ def engine_options(database: Database) -> dict[str, Any]:
         return opener.open(lambda **ours: Connection(*arguments, **{**keywords, **ours}), keywords)
 
     return {"connect_args": {"factory": factory}} if database.connector is not None else {}
-
-
-def _attach_sqlite(optimizer: Optimizer, engine: Engine, name: str) -> Database:
-    from sqlalchemy import event
-    from sqlalchemy.pool import QueuePool
-
-    database = optimizer.databases.adopt(name, engine.url.database or ":memory:")
-    event.listen(engine, "do_connect", _Opener(database))
-    if isinstance(engine.pool, QueuePool) and engine.pool.checkedin():
-        # These were opened before we came. Other pools keep theirs: a database in memory is its connection.
-        engine.dispose()
-    return database
 
 
 class _Opener:
@@ -101,24 +100,84 @@ class _Opener:
         return connector.open_with(lambda timeout: connect(timeout=timeout), arguments_of(known))[0]
 
 
+class _Attachment:
+    """One engine in the care of one optimizer, until either is gone. It holds neither."""
+
+    def __init__(self, optimizer: Optimizer, engine: Engine, database: Database) -> None:
+        self._optimizer = ref(optimizer)
+        self._engine = ref(engine)
+        self._database = database
+        self._others: WeakKeyDictionary[Optimizer, Database] = WeakKeyDictionary()
+        """What other optimizers call its database."""
+        self._listeners: list[tuple[str, Callable[..., Any]]] = []
+        self._is_timed = False
+        counter = _Counter(engine, self._time_by_events)
+        self._stats = counter.stats
+        if database.connector is None:
+            self._time_by_events()
+        else:
+            self._listen("do_connect", _Opener(database))
+        self._listen("connect", counter.on_connect)
+        self._listen("checkout", counter.on_checkout)
+        self._listen("invalidate", counter.on_invalidate)
+        database.pools.append(self._stats)
+        optimizer.parent_duties.append(partial(self._dispose, close=True))
+        optimizer.child_duties.append(partial(self._dispose, close=False))
+
+    def is_alive(self) -> bool:
+        optimizer = self._optimizer()
+        return optimizer is not None and optimizer.is_open
+
+    def database_of(self, optimizer: Optimizer, engine: Engine, name: str) -> Database:
+        """The database as this optimizer knows it; only the first one times its statements."""
+        if optimizer is self._optimizer():
+            return self._database
+        if optimizer not in self._others:
+            self._others[optimizer] = adopt(optimizer, engine, name)
+        return self._others[optimizer]
+
+    def end(self, engine: Engine) -> None:
+        """Leave the engine as it was, for another optimizer; its connections are opened anew when they come back."""
+        from sqlalchemy import event
+
+        for name, listener in self._listeners:
+            event.remove(engine, name, listener)
+        self._database.pools.remove(self._stats)
+
+    def _listen(self, name: str, listener: Callable[..., Any]) -> None:
+        from sqlalchemy import event
+
+        event.listen(self._engine(), name, listener)
+        self._listeners.append((name, listener))
+
+    def _time_by_events(self) -> None:
+        if not self._is_timed:
+            self._is_timed = True
+            timing = _EventTiming(self._database)
+            self._listen("before_cursor_execute", timing.before)
+            self._listen("after_cursor_execute", timing.after)
+            self._listen("handle_error", timing.failed)
+
+    def _dispose(self, *, close: bool) -> None:
+        """Before and after a fork. A database in memory is its connection: there is nothing to open again."""
+        engine, database = self._engine(), self._database
+        if engine is not None and (database.path is not None or database.connector is None):
+            engine.dispose(close=close)
+
+
 class _Counter:
     """A pool that SQLAlchemy keeps, in our figures."""
 
     def __init__(self, engine: Engine, time_by_events: Callable[[], None]) -> None:
-        from sqlalchemy import event
-
         self._engine = ref(engine)
         self._time_by_events = time_by_events
         self._requests = self._immediate = self._opened = self._lost = 0
-        event.listen(engine, "connect", self._on_connect)
-        event.listen(engine, "checkout", self._on_checkout)
-        event.listen(engine, "invalidate", self._on_invalidate)
 
-    def _on_connect(self, connection: Any, record: Any) -> None:
+    def on_connect(self, connection: Any, record: Any) -> None:
         record.info[_FRESH] = True
         self._opened += 1
 
-    def _on_checkout(self, connection: Any, record: Any, proxy: Any) -> None:
+    def on_checkout(self, connection: Any, record: Any, proxy: Any) -> None:
         self._requests += 1
         if not record.info.pop(_FRESH, False):
             self._immediate += 1
@@ -126,7 +185,7 @@ class _Counter:
             # Opened by a creator= of the app's own, or before we came.
             self._time_by_events()
 
-    def _on_invalidate(self, connection: Any, record: Any, error: Any) -> None:
+    def on_invalidate(self, connection: Any, record: Any, error: Any) -> None:
         self._lost += error is not None
 
     def stats(self) -> PoolStats:
@@ -147,47 +206,20 @@ class _Counter:
 class _EventTiming:
     """Times statements by SQLAlchemy's events, where the connection is not of our class."""
 
-    def __init__(self, engine: Engine, database: Database) -> None:
-        from sqlalchemy import event
-
+    def __init__(self, database: Database) -> None:
         self._record = database.road.record
-        event.listen(engine, "before_cursor_execute", self._before)
-        event.listen(engine, "after_cursor_execute", self._after)
-        event.listen(engine, "handle_error", self._failed)
 
-    def _before(self, connection: Any, *_: Any) -> None:
+    def before(self, connection: Any, *_: Any) -> None:
         if not isinstance(connection.connection.dbapi_connection, Connection):
             connection.info.setdefault(_STARTED, []).append(perf_counter())
 
-    def _after(self, connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+    def after(self, connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         started = connection.info.get(_STARTED)
         if started:
             self._record(statement, perf_counter() - started.pop(), cursor.rowcount, None, False)
 
-    def _failed(self, context: Any) -> None:
+    def failed(self, context: Any) -> None:
         started = context.connection.info.get(_STARTED) if context.connection is not None else None
         if started and context.statement is not None:
             error = type(context.original_exception).__name__
             self._record(context.statement, perf_counter() - started.pop(), -1, error, False)
-
-
-def _watch(optimizer: Optimizer, engine: Engine, database: Database) -> None:
-    """Count the engine's pool, and keep its connections out of forked children."""
-    timing: list[_EventTiming] = []
-
-    def time_by_events() -> None:
-        if not timing:
-            timing.append(_EventTiming(engine, database))
-
-    if database.connector is None:
-        time_by_events()
-    database.pools.append(_Counter(engine, time_by_events).stats)
-    weak = ref(engine)
-
-    def dispose(close: bool) -> None:
-        # A database in memory is its connection: there is nothing that could be opened again.
-        if (alive := weak()) is not None and database.path is not None:
-            alive.dispose(close=close)
-
-    optimizer.parent_duties.append(partial(dispose, True))
-    optimizer.child_duties.append(partial(dispose, False))

@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import sqlite3
 from collections import namedtuple
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ class OwnRow(sqlite3.Row):
     """An app's own kind of row."""
 
     def shout(self) -> list[str]:
-        return [name.upper() for name in self.keys()]  # noqa: SIM118  # a Row iterates over values
+        return [name.upper() for name in self.keys()]  # a Row iterates over values
 
 
 def as_dict(cursor: sqlite3.Cursor, row: tuple[Any, ...]) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def as_dict(cursor: sqlite3.Cursor, row: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def as_named(cursor: sqlite3.Cursor, row: tuple[Any, ...]) -> Any:
-    return namedtuple("Kept", [f"c{n}" for n in range(len(cursor.description))])._make(row)  # noqa: PYI024
+    return namedtuple("Kept", [f"c{n}" for n in range(len(cursor.description))])._make(row)
 
 
 def steps(cursor: sqlite3.Cursor) -> list[Any]:
@@ -263,12 +263,12 @@ UNKEPT = {"wrong statements", "RETURNING", "text as bytearray"}
 
 
 @pytest.fixture
-def rooms(make_app: Callable[..., Any], path: Path) -> Iterator[DBOptimizer]:
+def rooms(make_app: Callable[..., Any], path: Path) -> DBOptimizer:
     """Everything that costs more than nothing may be kept, so that each deed meets the cache."""
     app = make_app(DBOPT_DATABASE=str(path))
     dbopt = DBOptimizer(app)
     app.extensions["dbopt"].default.shelf.worth = 0.0
-    yield dbopt
+    return dbopt
 
 
 @pytest.mark.parametrize("name", DEEDS)
@@ -372,9 +372,8 @@ def test_a_converter_that_raises_does_not_harm_who_reads_only_the_rows_before(
 
 def test_text_that_is_no_text_raises_the_drivers_error(rooms: DBOptimizer) -> None:
     for _ in range(5):
-        with rooms.borrow() as c:
-            with pytest.raises(sqlite3.OperationalError, match="decode to UTF-8"):
-                c.execute("SELECT CAST(x'ff' AS TEXT), count(*) FROM keyword").fetchall()
+        with rooms.borrow() as c, pytest.raises(sqlite3.OperationalError, match="decode to UTF-8"):
+            c.execute("SELECT CAST(x'ff' AS TEXT), count(*) FROM keyword").fetchall()
 
 
 def test_a_result_larger_than_the_cache_keeps_streams_whole(make_app: Callable[..., Any], path: Path) -> None:

@@ -66,8 +66,8 @@ class SQLiteConnector:
 
     def open(self, key: Hashable) -> tuple[Connection, Identity | None]:
         arguments = cast(Arguments, key)
-        target, uri = self._target(arguments.readonly)
-        return self.open_with(
+        target, uri = self.target(readonly=arguments.readonly)
+        connection, identity = self.open_with(
             lambda timeout: sqlite3.connect(
                 target,
                 uri=uri,
@@ -82,6 +82,9 @@ class SQLiteConnector:
             ),
             arguments,
         )
+        if arguments.check_same_thread and isinstance(connection, Connection):
+            connection._owner = get_ident()
+        return connection, identity
 
     def open_with(
         self, connect: Callable[[float], sqlite3.Connection], arguments: Arguments
@@ -140,7 +143,8 @@ class SQLiteConnector:
         """The same for another way to the file: a URI with a query of its own."""
         return SQLiteConnector(place, self._tuning, self._road, busy_timeout=self._busy_timeout)
 
-    def _target(self, readonly: bool) -> tuple[str, bool]:
+    def target(self, *, readonly: bool) -> tuple[str, bool]:
+        """What ``sqlite3.connect`` takes for it, and whether that is a URI."""
         if self.place.startswith("file:"):
             separator = "&" if "?" in self.place else "?"
             return (f"{self.place}{separator}mode=ro" if readonly else self.place), True

@@ -81,7 +81,7 @@ class Cursor(sqlite3.Cursor):
         if connection._owner is not None and connection._owner != get_ident():
             connection.check_thread()
         kind = kind_of(sql)
-        ticket = None
+        ticket: Answer | None = None
         if kind is _SELECT:
             look = road.look
             if (
@@ -94,14 +94,15 @@ class Cursor(sqlite3.Cursor):
                 factories = (self.row_factory is _Row, connection.text_factory, connection._detect_types)
                 try:
                     answer = look(sql, parameters, factories, connection._identity)
-                except Exception:  # noqa: BLE001  # ours, so not the app's affair
-                    answer = None
-                    do_without("the cache")
-                if answer is not None:
-                    if answer.rows is not None:
-                        return _serve(self, answer, answer.rows, sql)
-                    if connection.is_idle():  # else this SELECT would see the snapshot of a half-read cursor
+                    # Beside a half-read cursor this SELECT would see that one's snapshot.
+                    if answer is not None and answer.rows is None and connection.is_idle():
                         ticket = answer
+                        ticket.begin()
+                except Exception:  # noqa: BLE001  # ours, so not the app's affair
+                    answer = ticket = None
+                    do_without("the cache")
+                if answer is not None and answer.rows is not None:
+                    return _serve(self, answer, answer.rows, sql)
         elif kind is _ALTERING:
             connection.note_altering(sql)
         start = perf_counter()

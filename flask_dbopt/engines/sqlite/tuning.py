@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -43,16 +42,21 @@ class Tuning:
         execute = cursor.execute
         for statement in self._statements:
             execute(statement).fetchall()
+        is_readonly = False
         mode = str(execute("PRAGMA journal_mode").fetchone()[0]).upper()
         wanted_mode = str(self.wanted.get("journal_mode", mode)).upper()
         if mode != wanted_mode and mode != "MEMORY" and execute("PRAGMA page_count").fetchone()[0]:
-            # Somebody may hold the file right now: the next connection tries again.
-            with contextlib.suppress(sqlite3.OperationalError):
+            try:
                 mode = str(execute(f"PRAGMA journal_mode={wanted_mode}").fetchone()[0]).upper()
+            except sqlite3.OperationalError as error:
+                # Somebody may hold the file right now: then the next connection tries again.
+                if "readonly" in str(error):
+                    is_readonly = True
         if "synchronous" in self.wanted and (mode == "WAL" or self.wanted["synchronous"] != "NORMAL"):
             # In other modes NORMAL can corrupt the database at a power cut (sqlite.org/pragma.html#pragma_synchronous).
             execute(f"PRAGMA synchronous={self.wanted['synchronous']}").fetchall()
-        return self._faults(execute, mode)
+        faults = self._faults(execute, mode)
+        return tuple(fault for fault in faults if not (is_readonly and fault.pragma == "journal_mode"))
 
     def _faults(self, execute: Callable[[str], sqlite3.Cursor], mode: str) -> tuple[Fault, ...]:
         faults = []
