@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import re
 import sys
 import uuid
 from collections.abc import Callable, Collection, Hashable, Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Final
 
@@ -15,17 +17,30 @@ from flask_dbopt.engines.protocol import Footprint
 # A hit costs some 8 µs here and a kept miss 25 µs more than a plain run; so this is where keeping begins to
 # pay for a query that is repeated a few times between two changes.
 WORTH: Final = 25e-6
+# A run of this cost says by itself that the statement is expensive; less may be a cold start or a busy machine.
+SURE: Final = 2e-3
+
+# What a statement begins with for its first run, however slow: nine or ten point SELECTs use it up. And the most
+# that it can save.
+_TRUST: Final = 7 * WORTH
+_PROVED: Final = 1000 * WORTH
 
 # Seconds until the engine is asked again. A schema seldom changes; what it could not say for a lock, it soon can.
 _REFUSAL: Final = 60.0
 _DOUBT: Final = 0.25
 _GENERATION: Final = 300.0
-_STATEMENTS: Final = 4096
-_LONGEST: Final = 100_000
+_STATEMENTS: Final = 2048
+_LONGEST: Final = 20_000
 _EXPENSIVE_RUNS: Final = 8
 _CREDIT: Final = 64
 _RETURN: Final = 4
 _PAUSE: Final = 256
+
+_PARTS: Final = re.compile(
+    r"""(?P<literal>'[^']*+'|(?<![\w$])\.?\d)|(?P<placeholder>[?:@$])"""
+    r"""|"[^"]*+"|`[^`]*+`|\[[^\]]*+\]|--[^\n]*+|/\*.*?(?:\*/|\Z)""",
+    re.DOTALL,
+)
 
 _IMMUTABLE: Final = frozenset(
     (
@@ -67,18 +82,40 @@ def weigh(rows: Sequence[Any], row_types: Collection[type]) -> int | None:
 
 
 class Statement:
-    """One SQL text that was found worth looking up, and how that has paid so far."""
+    """One SQL text that was found worth looking up, and how that has paid so far.
 
-    __slots__ = ("credit", "footprint", "mean", "pause", "shape", "sql", "true_for")
+    Its balance, in seconds, is what its runs cost and its hits saved, each above what is worth a look-up. So a
+    cheap statement that slipped in is soon at its end, while one slow hit in a hundred pays for the other looks.
+    """
 
-    def __init__(self, sql: str, shape: str, seconds: float) -> None:
+    __slots__ = (
+        "balance",
+        "credit",
+        "fits",
+        "footprint",
+        "latest",
+        "paid_lately",
+        "pause",
+        "shape",
+        "sql",
+        "true_for",
+        "worth",
+    )
+
+    def __init__(self, sql: str, shape: str, balance: float, latest: float, worth: float = WORTH) -> None:
         self.sql = sql
         self.shape = shape
         """Its text without literals: what may be told to others."""
         self.footprint: Footprint | None = None
         self.true_for: Hashable = None
         """The state of the database, by its token, in which that footprint was seen."""
-        self.mean = seconds
+        self.balance = balance
+        self.worth = worth
+        self.latest = latest
+        """What its latest run cost, and so what the next one may, in seconds."""
+        self.fits = True
+        """Whether the latest result that was offered could be kept, for its size and its values."""
+        self.paid_lately = False
         self.credit = _CREDIT
         self.pause = 0
 
@@ -92,13 +129,24 @@ class Statement:
             self.pause, self.credit = _PAUSE, _CREDIT // 4
         return True
 
-    def paid(self) -> None:
+    def paid(self, seconds: float) -> None:
+        """A hit saved so much."""
+        self.paid_lately = True
         self.credit = min(self.credit + _RETURN, 4 * _CREDIT)
+        self.balance = min(self.balance + seconds - self.worth, _PROVED)
 
-    def cost(self, seconds: float) -> bool:
-        """One more run; whether it is still worth looking up, by the moving mean of its runs."""
-        self.mean += (seconds - self.mean) / 8
-        return self.mean > WORTH
+    def ran(self, seconds: float, before: float = 0.0) -> None:
+        """One more run, or the rest of one of which ``before`` is counted already."""
+        # Not locked: an update that another thread's overtakes is one run less to judge by.
+        self.latest = seconds
+        self.balance = min(self.balance + seconds - (before or self.worth), _PROVED)
+
+    def is_worth_it(self) -> bool:
+        return self.balance > 0
+
+    def is_sure(self) -> bool:
+        """Whether the result of its next run is worth a try even if nobody asks for it again."""
+        return self.fits and self.latest > SURE
 
 
 class Sight(Enum):
@@ -146,51 +194,74 @@ class Doorkeeper:
         self._since = self._clock()
 
 
+@dataclass(slots=True)
+class _Probation:
+    """A statement that proved cheap."""
+
+    wait: int = _EXPENSIVE_RUNS
+    runs: int = _EXPENSIVE_RUNS
+    """Expensive ones to go until it is considered again."""
+    seconds: float = 0.0
+    """What those since then have cost."""
+
+
 class Admission:
-    """Decides from what runs cost whether a statement is looked up at all. Its owner locks it."""
+    """Decides from what runs cost whether a statement is looked up at all. Its owner locks it.
+
+    Of all statements but the worthy ones it knows hashes only.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._refused: dict[str, float] = {}
+        self._refused: dict[int, float] = {}
         """Statements that may not be kept, and until when nobody asks again."""
-        self._cheap: dict[str, list[int]] = {}
-        """Statements that proved cheap: how many expensive runs are to go, and how many the next time."""
+        self._cheap: dict[int, _Probation] = {}
         self._sights = Doorkeeper(_STATEMENTS, clock)
 
     def __len__(self) -> int:
         return len(self._refused) + len(self._cheap) + len(self._sights)
 
-    def consider(self, sql: str) -> bool:
-        """An expensive run of a statement that is not looked up. True: find out whether it may be."""
+    def consider(self, sql: str, seconds: float) -> float:
+        """An expensive run of a statement that is not looked up: the balance that it may begin with, if any."""
         if type(sql) is not str or len(sql) > _LONGEST:
-            return False
-        if sql in self._refused:
-            if self._clock() < self._refused[sql]:
-                return False
-            del self._refused[sql]
-        if sql in self._cheap:
-            runs = self._cheap[sql]
-            runs[0] -= 1
-            if runs[0] > 0:
-                return False
-            # A longer wait the next time: expensive runs now and then are noise.
-            runs[1] = min(2 * runs[1], 1 << 16)
-            runs[0] = runs[1]
-            return True
-        # Without a placeholder its values stand in its text, and may never come again.
-        return any(mark in sql for mark in "?:@$") or self._sights.see(sql) is not Sight.FIRST
+            return 0.0
+        mark = hash(sql)
+        if mark in self._refused:
+            if self._clock() < self._refused[mark]:
+                return 0.0
+            del self._refused[mark]
+        probation = self._cheap.get(mark)
+        if probation is not None:
+            probation.runs -= 1
+            probation.seconds += seconds
+            if probation.runs > 0:
+                return 0.0
+            # That many slow runs are no cold start. But they may be noise: the next time, more of them for as much.
+            balance = min(probation.seconds * _EXPENSIVE_RUNS / probation.wait, _PROVED)
+            wait = min(2 * probation.wait, 1 << 16)
+            self._cheap[mark] = _Probation(wait, wait)
+            return balance
+        if (seconds > SURE and is_lasting(sql)) or self._sights.see(sql) is not Sight.FIRST:
+            return min(seconds, _TRUST)
+        return 0.0
 
     def refuse(self, sql: str, known: bool) -> None:
         """The engine says that it may not be kept, or (not ``known``) cannot say at the moment."""
-        _bounded(self._refused)[sql] = self._clock() + (_REFUSAL if known else _DOUBT)
+        _bounded(self._refused)[hash(sql)] = self._clock() + (_REFUSAL if known else _DOUBT)
 
     def demote(self, sql: str) -> None:
         """It is cheaper than a hit."""
-        if sql not in self._cheap:
-            _bounded(self._cheap)[sql] = [_EXPENSIVE_RUNS, _EXPENSIVE_RUNS]
+        if hash(sql) not in self._cheap:
+            _bounded(self._cheap)[hash(sql)] = _Probation()
 
 
-def _bounded(statements: dict[str, Any]) -> dict[str, Any]:
+def is_lasting(sql: str) -> bool:
+    """Whether this text stays the same for other values: it has placeholders for them, or no values at all."""
+    kinds = {match.lastgroup for match in _PARTS.finditer(sql)}
+    return "placeholder" in kinds or "literal" not in kinds
+
+
+def _bounded(statements: dict[int, Any]) -> dict[int, Any]:
     """Room for one more: the oldest makes it."""
     while len(statements) >= _STATEMENTS:
         del statements[next(iter(statements))]
@@ -198,4 +269,10 @@ def _bounded(statements: dict[str, Any]) -> dict[str, Any]:
 
 
 def remember(statements: dict[str, Statement], statement: Statement) -> None:
-    _bounded(statements)[statement.sql] = statement
+    """Room for one more is made by the oldest that gave no hit since it was last passed over."""
+    while len(statements) >= _STATEMENTS:
+        oldest = statements.pop(next(iter(statements)))
+        if oldest.paid_lately:
+            oldest.paid_lately = False
+            statements[oldest.sql] = oldest
+    statements[statement.sql] = statement

@@ -12,99 +12,24 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any, Final
 
-from flask_dbopt.cache.admission import WORTH, Admission, Doorkeeper, Sight, Statement, remember, weigh
+from flask_dbopt.cache.admission import SURE, WORTH, Admission, Doorkeeper, Sight, Statement, remember, weigh
+from flask_dbopt.cache.answer import Kept, Ticket
 from flask_dbopt.cache.key import key_of, weight_of
-from flask_dbopt.cache.store import Entry, Kept, Store
+from flask_dbopt.cache.stats import CacheStats
+from flask_dbopt.cache.store import Entry, Store
 from flask_dbopt.engines.protocol import Footprint, Identity, Watcher
 from flask_dbopt.signals import Emit, silence
 from flask_dbopt.sql.fingerprint import fingerprint
+
+__all__ = ["Cache", "CacheStats", "Kept", "Shelf", "Ticket"]
 
 # No row takes less than this, so a result within its byte limit cannot have more rows.
 _LEAST_ROW: Final = 64
 _IDLE: Final = 300.0
 
 _bypassed: ContextVar[tuple[Cache, ...]] = ContextVar("flask_dbopt_cache_bypassed", default=())
-
-
-@dataclass(frozen=True, slots=True)
-class CacheStats:
-    """Gauges and counters of one process's cache, or all workers' summed; bytes, and ``ttl`` in seconds."""
-
-    enabled: bool = True
-    hits: int = 0
-    misses: int = 0
-    """Look-ups that were not served although their result could be kept; other runs are not counted."""
-    fills: int = 0
-    """Results kept."""
-    entries: int = 0
-    """Results held now."""
-    bytes: int = 0
-    """Their estimated size."""
-    evictions: int = 0
-    """Dropped to make room."""
-    expirations: int = 0
-    """Dropped because they were older than ``ttl``."""
-    invalidations: int = 0
-    """Dropped because the database changed, or because somebody asked."""
-    refused: int = 0
-    """Results not kept: too large, too cheap, mutable, or the database changed while they were read."""
-    max_entries: int = 0
-    max_bytes: int = 0
-    max_result: int = 0
-    ttl: float = 0.0
-
-    @property
-    def lookups(self) -> int:
-        return self.hits + self.misses
-
-    @property
-    def hit_ratio(self) -> float | None:
-        """The part of look-ups that was served, 0…1; None before the first."""
-        return self.hits / self.lookups if self.lookups else None
-
-
-class Ticket:
-    """The right to keep the result of the query that is about to run, if nothing is committed meanwhile."""
-
-    __slots__ = ("_generation", "_identity", "_key", "_shelf", "_started", "_statement", "_token", "max_rows")
-
-    #: As in ``Kept``: a caller tells the two apart by it.
-    rows: Final = None
-    description: Final = None
-
-    max_rows: int
-    """A result with more rows is too large to be kept."""
-
-    def __init__(
-        self,
-        shelf: Shelf,
-        statement: Statement,
-        key: tuple[Any, ...],
-        token: Hashable,
-        identity: Identity | None,
-        generation: int,
-        max_rows: int,
-        started: float,
-    ) -> None:
-        self._shelf = shelf
-        self._statement = statement
-        self._key = key
-        self._token = token
-        self._identity = identity
-        self._generation = generation
-        self.max_rows = max_rows
-        self._started = started
-
-    def keep(self, rows: Sequence[Any], description: Any) -> bool:
-        """Keep this result, which must be whole; whether it was kept.
-
-        Rows are tuples or the driver's own immutable ones. Offer also what was read of a result that turned
-        out to have more than ``max_rows`` rows: it is not kept, and its query gets no ticket for some time.
-        """
-        return self._shelf._keep(self, rows, description)
 
 
 class Shelf:
@@ -142,9 +67,15 @@ class Shelf:
             return None
         return self._search(statement, parameters, factories, identity)
 
-    def learn(self, sql: str, seconds: float) -> None:
-        """What one run of a SELECT cost, fetching included; cheap ones may be left out."""
-        if seconds > self.worth and sql not in self._worthy and self._cache.enabled:
+    def learn(self, sql: str, seconds: float, before: float = 0.0) -> None:
+        """What one run of a SELECT cost that was not answered here.
+
+        ``before`` is the part of it that was told already: the execution, when ``seconds`` has the fetching too.
+        """
+        statement = self._worthy.get(sql)
+        if statement is not None:
+            statement.ran(seconds, before)
+        elif seconds > self.worth >= before or seconds > SURE >= before:
             self._consider(sql, seconds)
 
     def _search(
@@ -152,6 +83,9 @@ class Shelf:
     ) -> Kept | Ticket | None:
         cache = self._cache
         if not cache.enabled or cache in _bypassed.get():
+            return None
+        if not statement.is_worth_it():
+            self._demote(statement)
             return None
         try:
             key = key_of(self.database, statement.sql, parameters, factories)
@@ -170,7 +104,7 @@ class Shelf:
             if token is not None and token == entry.token:
                 with cache._lock:
                     cache._hits += 1
-                    statement.paid()
+                    statement.paid(entry.seconds)
                 cache._emit("cache_hit", sql=statement.shape)
                 return entry.kept
             if token is not None:
@@ -180,8 +114,10 @@ class Shelf:
             if sight is Sight.UNFIT:
                 return None
             cache._misses += 1
-            # Without parameters its text is all there is to it, and that was seen before or it were not here.
-            fill = (sight is Sight.AGAIN or not parameters) and statement.may_fill()
+            # Without parameters its text is all there is to it, and that was seen before.
+            on_trial = sight is Sight.FIRST and bool(parameters) and entry is None
+            may_try = not on_trial or (statement.is_sure() and cache._store.has_room())
+            fill = may_try and statement.may_fill()
         cache._emit("cache_miss", sql=statement.shape)
         if not fill:
             return None
@@ -190,54 +126,65 @@ class Shelf:
             if token is None:
                 return None
         max_rows = cache._max_result // _LEAST_ROW
-        return Ticket(self, statement, key, token, identity, generation, max_rows, cache._timer())
+        keep, timer = self._keep, cache._timer
+        return Ticket(max_rows, statement, key, token, identity, generation, on_trial, keep, timer, timer())
 
-    def _keep(self, ticket: Ticket, rows: Sequence[Any], description: Any) -> bool:
-        cache, statement, key = self._cache, ticket._statement, ticket._key
-        seconds = cache._timer() - ticket._started
+    def _keep(self, ticket: Ticket, rows: Sequence[Any], description: Any, seconds: float) -> bool:
+        cache, statement, key = self._cache, ticket.statement, ticket.key
         size = weigh(rows, self._watcher.row_types) if len(rows) <= ticket.max_rows else None
         if size is not None:
             size += weight_of(key)
-        with cache._lock:
-            still_worth_it = statement.cost(seconds)
-            if not still_worth_it and self._worthy.pop(statement.sql, None) is not None:
-                self._admission.demote(statement.sql)
-            if seconds <= self.worth or size is None or size > cache._max_result:
+        statement.ran(seconds)
+        statement.fits = size is not None and size <= cache._max_result
+        if size is None or not statement.fits or seconds <= self.worth:
+            with cache._lock:
                 self._doorkeeper.turn_away(key)
                 cache._refused += 1
-                return False
+            return False
         footprint = statement.footprint
-        if footprint is None or statement.true_for != ticket._token:
+        if footprint is None or statement.true_for != ticket.token:
             # Asked between the two tokens, so that it is true for the schema that the rows were read under.
             footprint = self._watcher.footprint(statement.sql)
-        after = self._watcher.token(ticket._identity)
+        after = self._watcher.token(ticket.identity)
         with cache._lock:
             if footprint is not None and not _may_be_kept(footprint):
                 self._worthy.pop(statement.sql, None)
                 self._admission.refuse(statement.sql, known=True)
                 footprint = None
-            if footprint is None or after != ticket._token or cache._generation != ticket._generation:
+            if footprint is None or after != ticket.token or cache._generation != ticket.generation:
                 cache._refused += 1
                 return False
             statement.footprint, statement.true_for = footprint, after
             kept = Kept(tuple(rows), description)
-            entry = Entry(kept, after, self.database, footprint.reads, size, cache._clock())
-            cache._store.put(key, entry)
-            cache._fills += 1
-        return True
+            entry = Entry(kept, after, self.database, footprint.reads, size, seconds, cache._clock())
+            put = cache._store.put_on_trial if ticket.on_trial else cache._store.put
+            is_kept = put(key, entry)
+            cache._fills += is_kept
+        return is_kept
 
     def _consider(self, sql: str, seconds: float) -> None:
         """An expensive run of a statement that is not looked up yet: find out whether it may be."""
+        if not self._cache.enabled:
+            return
         with self._cache._lock:
-            if not self._admission.consider(sql):
-                return
+            balance = self._admission.consider(sql, seconds)
+        if not balance:
+            return
         self._used = True
         footprint = self._watcher.footprint(sql)
-        with self._cache._lock:
-            if footprint is not None and _may_be_kept(footprint):
-                remember(self._worthy, Statement(sql, fingerprint(sql), seconds))
-            else:
+        if footprint is not None and _may_be_kept(footprint):
+            statement = Statement(sql, fingerprint(sql), balance, seconds, self.worth)
+            with self._cache._lock:
+                remember(self._worthy, statement)
+        else:
+            with self._cache._lock:
                 self._admission.refuse(sql, known=footprint is not None)
+
+    def _demote(self, statement: Statement) -> None:
+        """It proved cheap: no more look-ups."""
+        with self._cache._lock:
+            if self._worthy.pop(statement.sql, None) is not None:
+                self._admission.demote(statement.sql)
 
     def _drop_untrue(self, token: Hashable | None) -> None:
         """Drop what was read from another state of the database than this one."""

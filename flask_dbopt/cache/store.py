@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
 
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A result as its query would give it now. Rows are shared and immutable."""
-
-    rows: tuple[Any, ...]
-    description: Any
+from flask_dbopt.cache.answer import Kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +19,8 @@ class Entry:
     shelf: str
     tables: frozenset[str]
     bytes: int
+    seconds: float
+    """What its query cost, and so what each hit saves."""
     since: float
 
 
@@ -56,17 +51,30 @@ class Store:
         self._entries.move_to_end(key)
         return entry
 
-    def put(self, key: Hashable, entry: Entry) -> None:
+    def has_room(self, size: int = 0) -> bool:
+        """Whether one more, of so many bytes, would drive nothing out."""
+        return len(self._entries) < self.max_entries and self.bytes + size <= self.max_bytes
+
+    def put(self, key: Hashable, entry: Entry) -> bool:
         """Keep it, whatever else has to go; one that is larger than the whole store stays out."""
         self.drop(key)
         if entry.bytes > self.max_bytes or self.max_entries < 1:
-            return
+            return False
         self._entries[key] = entry
         self.bytes += entry.bytes
         while len(self._entries) > self.max_entries or self.bytes > self.max_bytes:
             _, oldest = self._entries.popitem(last=False)
             self.bytes -= oldest.bytes
             self.evictions += 1
+        return True
+
+    def put_on_trial(self, key: Hashable, entry: Entry) -> bool:
+        """Keep it only where there is room, and until it is used, as the first to go."""
+        if key in self._entries or not self.has_room(entry.bytes):
+            return False
+        self.put(key, entry)
+        self._entries.move_to_end(key, last=False)
+        return True
 
     def drop(self, key: Hashable) -> bool:
         entry = self._entries.pop(key, None)

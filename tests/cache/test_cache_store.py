@@ -5,11 +5,12 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flask_dbopt.cache.store import Entry, Kept, Store
+from flask_dbopt.cache.answer import Kept
+from flask_dbopt.cache.store import Entry, Store
 
 
 def entry(size: int = 10, since: float = 0.0, shelf: str = "default") -> Entry:
-    return Entry(Kept(((1,),), None), ("token",), shelf, frozenset(("word",)), size, since)
+    return Entry(Kept(((1,),), None), ("token",), shelf, frozenset(("word",)), size, 1.0, since)
 
 
 def test_the_least_recently_used_entry_makes_room() -> None:
@@ -37,6 +38,29 @@ def test_what_is_larger_than_the_whole_store_stays_out_and_drops_nothing_else() 
     store.put("b", entry(101))
     assert store.get("a", 1) is not None
     assert store.get("b", 1) is None
+
+
+def test_what_is_on_trial_takes_nobodys_place() -> None:
+    store = Store(max_entries=2, max_bytes=100, ttl=60)
+    assert store.put("a", entry(40))
+    assert not store.put_on_trial("b", entry(61))
+    assert store.put_on_trial("b", entry(60))
+    assert not store.put_on_trial("c", entry(0))
+    assert not store.put_on_trial("b", entry(1))
+    assert (len(store), store.bytes, store.evictions) == (2, 100, 0)
+
+
+def test_what_is_on_trial_is_the_first_to_go_until_it_is_used() -> None:
+    store = Store(max_entries=3, max_bytes=1000, ttl=60)
+    store.put("a", entry())
+    store.put_on_trial("unused", entry())
+    store.put_on_trial("used", entry())
+    assert store.get("used", 1) is not None
+    store.put("b", entry())
+    assert store.get("unused", 1) is None
+    store.put("c", entry())
+    assert store.get("a", 1) is None
+    assert store.get("used", 1) is not None
 
 
 def test_an_entry_lives_as_long_as_the_ttl_and_a_clock_running_backward_ages_nothing() -> None:
