@@ -175,7 +175,7 @@ class Site:
         goal = f"{self._base()}/{path}" if _is_path(path) else f"{self._base()}/"
         if admission.door == "open":
             return _see(goal)
-        if request.method == "GET":
+        if request.method != "POST":
             return self._refuse(admission)
         tried = self.access.sign_in(request, request.form.get("token", ""))
         if tried.door != "open":
