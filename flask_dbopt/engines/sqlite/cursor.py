@@ -165,13 +165,14 @@ class Cursor(sqlite3.Cursor):
         self._record = None
         start = perf_counter()
         rows = _fetchall(self)
-        seconds = record[1] = record[1] + (perf_counter() - start)
+        before = record[1]
+        seconds = record[1] = before + (perf_counter() - start)
         if record[2] < 0:
             record[2] = len(rows)
             road = cast("Connection", self.connection)._road
             if road.look is not None:
                 try:
-                    road.learn(record[0], seconds)
+                    road.learn(record[0], seconds, before)
                 except Exception:  # noqa: BLE001
                     do_without("the cache")
         return rows
@@ -316,14 +317,14 @@ def _fill(cursor: Cursor, ticket: Answer, sql: str, parameters: Any) -> Cursor:
     record = cursor._record
     if record is not None:
         record[1] += perf_counter() - start
+    try:
+        ticket.keep(rows, description)  # also when it has too many: the cache remembers not to ask again soon
+    except Exception:  # noqa: BLE001
+        do_without("the cache")
     if len(rows) > ticket.max_rows:
         return _begin_replay(cursor, cast(Answer, _Ran(description)), _and_onward(cursor, rows))
     if record is not None:
         record[2] = len(rows)
-    try:
-        ticket.keep(rows, description)
-    except Exception:  # noqa: BLE001
-        do_without("the cache")
     return _begin_replay(cursor, cast(Answer, _Ran(description)), rows)
 
 
