@@ -87,6 +87,8 @@ class Pool:
         self.is_closed = False
         self.last_key: Hashable = None
         """The connect arguments asked for last."""
+        self.last_identity: Identity | None = None
+        """The file that was opened last."""
         self._requests = self._immediate = self._queued = self._request_errors = 0
         self._bad_returns = self._opened = self._open_errors = self._lost = 0
         self._waited = self._used = self._opening = 0.0
@@ -303,6 +305,7 @@ class Pool:
         del connection
         entry.calibrate()
         self._opened += 1
+        self.last_identity = identity
         self._opening += now - started
         return entry
 

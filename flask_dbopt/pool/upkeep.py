@@ -55,6 +55,8 @@ class Upkeep:
         key = pool.last_key
         if key is None or pool.is_closed:
             return
+        if pool.last_identity is not None and pool.connector.identity() is None:
+            return  # the file was deleted: to make it anew is the app's to do
         for _ in range(pool.minimum - len(pool.lent) - len(pool.idle.get(key, ()))):
             try:
                 pool.add_idle(key)

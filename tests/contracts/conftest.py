@@ -62,3 +62,17 @@ def app(make_app: Callable[..., Flask], path: Path) -> Flask:
 @pytest.fixture
 def dbopt(app: Flask) -> DBOptimizer:
     return DBOptimizer(app)
+
+
+@pytest.fixture
+def descriptors() -> Callable[[Path], list[str]]:
+    """What this process has open of a file and its companions, or in a folder; deleted ones too."""
+
+    def look(path: Path) -> list[str]:
+        links = []
+        for number in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError):
+                links.append(str(number.readlink()))
+        return [link for link in links if link.startswith(str(path))]
+
+    return look

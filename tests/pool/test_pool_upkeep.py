@@ -111,8 +111,18 @@ def test_a_refill_that_fails_is_tried_again_later(pool: Pool, upkeep: Upkeep, pa
     upkeep.sweep(0)
     assert pool.stats().pool_available == 0
     path.rmdir()
+    path.touch()
     upkeep.sweep(0)
     assert pool.stats().pool_available == 2
+
+
+def test_a_file_that_was_deleted_is_not_made_anew_by_a_refill(pool: Pool, upkeep: Upkeep, path: Path) -> None:
+    use(pool)
+    pool.drain()
+    path.unlink()
+    upkeep.sweep(0)
+    assert not path.exists()
+    assert pool.stats().pool_available == 0
 
 
 def test_a_backward_clock_expires_nothing(pool: Pool, upkeep: Upkeep, clock: Any) -> None:

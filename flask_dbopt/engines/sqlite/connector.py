@@ -103,7 +103,7 @@ class SQLiteConnector:
         raise DatabaseUnavailable("unable to open database file", hint=f"{self.path} is replaced again and again")
 
     def _connect(self, connect: Callable[[float], sqlite3.Connection], arguments: Arguments) -> sqlite3.Connection:
-        timeout = self._busy_timeout if arguments.timeout is None else arguments.timeout
+        timeout = self._timeout(arguments)
         try:
             connection = connect(min(timeout, _TUNING_TIMEOUT))
         except sqlite3.OperationalError as error:
@@ -115,6 +115,9 @@ class SQLiteConnector:
                 sqlite3.Connection.close(connection)
                 raise
         return connection
+
+    def _timeout(self, arguments: Arguments) -> float:
+        return self._busy_timeout if arguments.timeout is None else arguments.timeout
 
     def _ready(self, connection: Connection, timeout: float, arguments: Arguments) -> None:
         """Tune a new connection and put it on its road."""
@@ -132,7 +135,9 @@ class SQLiteConnector:
     def _tune(self, connection: Connection) -> bool:
         """Whether the connection need not be tuned again. A lock is no failure: the next loan tries again."""
         try:
-            self.faults = self._tuning.apply(connection)
+            faults = self._tuning.apply(connection)
+            # What is said to be immutable has no journal.
+            self.faults = () if "immutable=1" in self.place else faults
         except sqlite3.OperationalError as error:
             if not any(word in str(error) for word in ("locked", "busy", "readonly")):
                 raise
@@ -206,7 +211,10 @@ class SQLiteConnector:
             if connection.isolation_level != wanted:
                 connection.isolation_level = cast(Any, wanted)
             if not connection._tuned:
+                # Who gives a connection back does not wait for a lock.
+                _run(connection, "PRAGMA busy_timeout=0")
                 connection._tuned = self._tune(connection)
+                _run(connection, f"PRAGMA busy_timeout={round(self._timeout(connection._arguments) * 1000)}")
         except sqlite3.Error:
             return Condition.UNFIT
         return condition
