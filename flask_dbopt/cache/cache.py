@@ -75,7 +75,7 @@ class Shelf:
         statement = self._worthy.get(sql)
         if statement is not None:
             statement.ran(seconds, before)
-        elif seconds > self.worth >= before or seconds > SURE >= before:
+        elif seconds > self.worth and (before <= self.worth or before <= SURE < seconds):
             self._consider(sql, seconds)
 
     def _search(

@@ -70,6 +70,18 @@ def test_a_query_that_is_not_that_slow_must_show_that_it_repeats(bench: Bench) -
     assert bench.cache.stats().entries == 1
 
 
+def test_what_was_kept_is_kept_anew_after_a_change_however_long_it_was_served(bench: Bench) -> None:
+    bench.clock.cost = DEAR
+    reader = bench.reader()
+    reader.ways(SQL, (1,), times=4)
+    for number in range(3):  # so long that it is forgotten who asked for what
+        bench.clock.now += 301
+        reader.ask(SQL, (2 + number,))
+    assert reader.ways(SQL, (1,), times=1) == ["hit"]
+    bench.writer.execute("UPDATE word SET text = 'z' WHERE id = 1")
+    assert reader.ways(SQL, (1,), times=2) == ["kept", "hit"]
+
+
 def test_a_cold_first_run_does_not_make_a_cheap_statement_worthy(bench: Bench) -> None:
     reader = bench.reader()
     bench.clock.cost = DEAR
