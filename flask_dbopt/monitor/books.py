@@ -47,6 +47,11 @@ class Books:
         self._retry_at = 0.0
         self._busy_since: float | None = None
 
+    @property
+    def outlive(self) -> bool:
+        """Whether there is a file, so that what is flushed is there after this process."""
+        return self._disk is not None
+
     def flush(self, tally: Tally, worker: Worker | None, now: float, *, patient: bool = True) -> bool:
         """Add a tally where it can be kept. False: others were writing all the time, so offer it again."""
         with self._lock:

@@ -149,7 +149,7 @@ class Monitor:
             now = self._clock()
             self._intake.fold(now, to_the_end=True)
             deadline = time.monotonic() + LAST_FLUSH
-            while not self._flush(now, heartbeat=False) and time.monotonic() < deadline:
+            while self._books.outlive and not self._flush(now, heartbeat=False) and time.monotonic() < deadline:
                 pass
             if self._swept:
                 self._books.leave(self._id)

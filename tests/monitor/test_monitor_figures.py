@@ -354,6 +354,13 @@ def test_closing_flushes_the_last_figures_and_closing_again_is_harmless(build, s
     assert kept[2] == 1
 
 
+def test_figures_in_memory_can_still_be_read_when_the_monitor_is_closed(build, serve):
+    monitor = build(path=None)
+    serve(monitor, "a", ("SELECT 1", 0.01))
+    monitor.close()
+    assert [(query.query, query.calls) for query in monitor.queries()] == [("SELECT ?", 1)]
+
+
 def test_a_monitor_that_nobody_used_leaves_no_file(build, path):
     monitor = build()
     monitor.flush()
