@@ -111,7 +111,7 @@ class Databases(dict[str, Database]):
         )
         if path and settings.enabled:
             self._fill_pool(database, database.connector)
-            _owners[path] = database
+            _owners[path] = _owners[os.path.realpath(path)] = database
         return self._enter(database)
 
     def adopt_foreign(self, name: str, kind: str) -> Database:
@@ -189,4 +189,4 @@ class Databases(dict[str, Database]):
 def owner_of(place: str) -> Database | None:
     """The database of this process that a path or ``file:`` URI names, if an optimizer looks after it."""
     path = path_of(place)
-    return _owners.get(path) if path else None
+    return (_owners.get(path) or _owners.get(os.path.realpath(path))) if path else None

@@ -263,8 +263,7 @@ def test_with_commits_or_rolls_back_and_does_not_close(dbopt: DBOptimizer) -> No
             assert same is c
             c.execute("INSERT INTO note VALUES (1, 'kept')")
         with pytest.raises(sqlite3.IntegrityError), c:
-            c.execute("INSERT INTO note VALUES (2, 'lost')")
-            c.execute("INSERT INTO note VALUES (2, 'twice')")
+            c.executemany("INSERT INTO note VALUES (?, 'lost')", [(2,), (2,)])
         assert not c.in_transaction
         assert c.execute("SELECT text FROM note").fetchall() == [("kept",)]
 
