@@ -35,6 +35,9 @@ _EXPENSIVE_RUNS: Final = 8
 _CREDIT: Final = 64
 _RETURN: Final = 4
 _PAUSE: Final = 256
+#: Which hits of a statement are run again instead, to see whether they still save anything.
+_PROOFS: Final = frozenset((4, 16))
+_PROVE_EVERY: Final = 64
 
 _PARTS: Final = re.compile(
     r"""(?P<literal>'[^']*+'|(?<![\w$])\.?\d)|(?P<placeholder>[?:@$])"""
@@ -93,6 +96,7 @@ class Statement:
         "credit",
         "fits",
         "footprint",
+        "hits",
         "latest",
         "paid_lately",
         "pause",
@@ -116,6 +120,7 @@ class Statement:
         self.fits = True
         """Whether the latest result that was offered could be kept, for its size and its values."""
         self.paid_lately = False
+        self.hits = 0
         self.credit = _CREDIT
         self.pause = 0
 
@@ -134,6 +139,16 @@ class Statement:
         self.paid_lately = True
         self.credit = min(self.credit + _RETURN, 4 * _CREDIT)
         self.balance = min(self.balance + seconds - self.worth, _PROVED)
+
+    def is_to_be_proved(self) -> bool:
+        """Whether this hit is the one to run again instead: what a result cost when it was kept may have been a cold
+        start, and while it is served nobody would notice."""
+        self.hits += 1
+        return self.hits in _PROOFS or self.hits % _PROVE_EVERY == 0
+
+    def disproved(self) -> None:
+        """A result that was served proved cheap: a few more cheap runs, and it is over."""
+        self.balance = min(self.balance, 4 * self.worth)
 
     def ran(self, seconds: float, before: float = 0.0) -> None:
         """One more run, or the rest of one of which ``before`` is counted already."""

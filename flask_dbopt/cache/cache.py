@@ -102,6 +102,8 @@ class Shelf:
             # Read after the entry was found: whatever was committed until now shows.
             token = self._watcher.token(identity)
             if token is not None and token == entry.token:
+                if entry.seconds < SURE and statement.is_to_be_proved():
+                    return self._ticket(statement, key, token, identity, generation, on_trial=False)
                 with cache._lock:
                     cache._hits += 1
                     statement.paid(entry.seconds)
@@ -125,6 +127,18 @@ class Shelf:
             token = self._watcher.token(identity)
             if token is None:
                 return None
+        return self._ticket(statement, key, token, identity, generation, on_trial)
+
+    def _ticket(
+        self,
+        statement: Statement,
+        key: tuple[Any, ...],
+        token: Hashable,
+        identity: Identity | None,
+        generation: int,
+        on_trial: bool,
+    ) -> Ticket:
+        cache = self._cache
         max_rows = cache._max_result // _LEAST_ROW
         keep, timer = self._keep, cache._timer
         return Ticket(max_rows, statement, key, token, identity, generation, on_trial, keep, timer, timer())
@@ -138,6 +152,8 @@ class Shelf:
         statement.fits = size is not None and size <= cache._max_result
         if size is None or not statement.fits or seconds <= self.worth:
             with cache._lock:
+                if cache._store.drop(key) and seconds <= self.worth:
+                    statement.disproved()
                 self._doorkeeper.turn_away(key)
                 cache._refused += 1
             return False

@@ -261,3 +261,22 @@ def test_a_statement_whose_results_are_too_large_is_not_read_ahead_for_each_new_
     assert reader.ways(sql, (50,), times=2) == ["ran", "refused"]
     for number in range(51, 60):
         assert reader.look(sql, (number,)) is None
+
+
+def test_a_result_that_was_kept_for_its_cold_start_is_found_out_while_it_is_served(bench: Bench) -> None:
+    reader = bench.reader()
+    bench.clock.cost = DEAR
+    while reader.how != "hit":
+        reader.ask(SQL, (1,))
+    bench.clock.cost = CHEAP
+    assert "refused" in reader.ways(SQL, (1,), times=6)  # one of the hits was run again instead
+    reader.ways(SQL, (1,), times=20)
+    assert calls_of(bench.shelf.look, SQL, (1,), FACTORIES) == ["look"]
+
+
+def test_a_result_that_is_worth_it_passes_its_proofs(bench: Bench) -> None:
+    reader = bench.reader()
+    bench.clock.cost = DEAR
+    ways = reader.ways(SQL, (1,), times=200)
+    assert ways.count("hit") > 180
+    assert "refused" not in ways
