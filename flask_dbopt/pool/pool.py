@@ -1,4 +1,4 @@
-"""Lends connections, keeps the line, takes them back.
+"""Lends connections and takes them back.
 
 A connection's life. It is opened when somebody asks and none is idle, up to ``maximum`` loans at a time. It is lent to
 one borrower, most recently used first, so that a quiet hour leaves the rest to age. ``close()`` brings it back: an open
@@ -6,44 +6,42 @@ transaction is rolled back, what the borrower changed on it is undone, and whoev
 it. While somebody does refer to it, it is *parked*: not lent again, since a half-read cursor may hang on to it. It is
 closed when it grows old, when its file was replaced, or when its state cannot be undone.
 
-Who asks when all are lent stands in line. For its first millisecond a borrower may be overtaken (handing over at once
-would make every loan wait for a thread switch); from then on the next place that comes free is *handed* to it, so
-that nobody starves.
+A loan and a return that find nothing out of the ordinary take no lock: each step that two threads could make at once
+(a place, a connection, the end of a loan) is one ``pop`` or ``append``, which only one of them gets.
 """
 
 from __future__ import annotations
 
 import gc
+import logging
 import random
 import threading
 import time
-from collections import deque
+import traceback
 from collections.abc import Callable, Hashable
+from sys import getrefcount
+from threading import get_ident
 from typing import Any
 from weakref import ref
 
 from flask_dbopt.engines.protocol import Condition, Connector, Identity
 from flask_dbopt.errors import DBOptError, PoolTimeout
-from flask_dbopt.forks import keep_forever
 from flask_dbopt.pool.entry import COUNTS_ARE_TRUE, Entry, Holder
+from flask_dbopt.pool.line import LOOK_AGAIN, Line
 from flask_dbopt.pool.stats import PoolStats
+from flask_dbopt.pool.stock import Stock
 from flask_dbopt.signals import Emit, silence
 
-#: Seconds a borrower in line may be overtaken.
-_PATIENCE = 0.001
-#: Seconds between looks for connections that were dropped without ``close()``, while somebody waits.
-_LOOK_AGAIN = 0.05
+log = logging.getLogger("flask_dbopt.connection_pool")
 
+#: Seconds between full garbage collections on behalf of those who wait; one stops every thread for a while.
+_COLLECT_EVERY = 5.0
+#: How many of those who hold connections a timeout names.
+_NAMED = 5
+#: Borrowers whose loans are traced after one of theirs was not given back.
+_MOST_SUSPECTS = 100
 
-class _Waiter:
-    """One borrower in line."""
-
-    __slots__ = ("granted", "since")
-
-    def __init__(self, since: float) -> None:
-        self.since = since
-        self.granted = threading.Lock()
-        self.granted.acquire()
+_CLEAN = Condition.CLEAN
 
 
 class Pool:
@@ -72,78 +70,185 @@ class Pool:
         self.connector = connector
         self.clock = clock
         self.emit = emit
-        self._max_lifetime = max_lifetime
+        self.stock = Stock(
+            name,
+            connector,
+            max_lifetime=max_lifetime,
+            check_after=check_after,
+            emit=emit,
+            clock=clock,
+            chance=chance,
+        )
+        self.trace_loans = False
+        """Remember where each loan was made. Without it only those are traced who did not give one back before."""
+        self.reconnect_failed: Callable[[Pool], object] | None = None
+        """Called once when no connection could be opened for ``DBOPT_POOL_RECONNECT_TIMEOUT`` seconds."""
         self._check_after = check_after
-        self._chance = chance
         self._start_empty()
 
     def _start_empty(self) -> None:
         self.lock = threading.Lock()
-        self.idle: dict[Hashable, list[Entry]] = {}
-        """By connect arguments; the most recently used last. Those still held by somebody are parked."""
+        """For what is counted here."""
+        self.idle = self.stock.shelves
         self.lent: dict[int, Entry] = {}
-        self._waiters: deque[_Waiter] = deque()
-        self._loans = 0
+        """By the connection's id. Whoever takes an entry out of here ends its loan."""
+        self.suspects: set[str] = set()
+        """Borrowers who did not give a connection back in time."""
+        self.line = Line(self.maximum, self.clock)
         self.is_closed = False
         self.last_key: Hashable = None
         """The connect arguments asked for last."""
-        self.last_identity: Identity | None = None
-        """The file that was opened last."""
-        self._requests = self._immediate = self._queued = self._request_errors = 0
-        self._bad_returns = self._opened = self._open_errors = self._lost = 0
-        self._waited = self._used = self._opening = 0.0
+        self._late = self._queued = self._request_errors = self._bad_returns = 0
+        self._waited = 0.0
+        self._collected_at: float | None = None
 
-    def lend(self, key: Hashable, *, context: Any = None, borrower: str = "", timeout: float | None = None) -> Any:
+    # --- lending ---
+
+    def lend(self, key: Hashable, context: Any = None, borrower: object = None, timeout: float | None = None) -> Any:
         """A connection opened with ``key``; its ``close()`` gives it back.
 
-        ``context`` is whatever the loan must not outlive. Raises PoolTimeout when none comes free within ``timeout``
-        seconds, and the driver's own error when none can be opened.
+        ``context`` is whatever the loan must not outlive; ``borrower`` names itself by ``str``, if anybody asks; None
+        is the thread. Raises PoolTimeout when none comes free within ``timeout`` seconds, and the driver's own error
+        when none can be opened.
         """
         identity = self.connector.identity()
-        asked = self.clock()
-        with self.lock:
-            self._requests += 1
-            self.last_key = key
-            waiter = None
-            entry = None
-            doomed: list[Entry] = []
-            if self._may_lend(asked):
-                self._loans += 1
-                entry = self._pick(key, identity, asked, doomed)
-                if entry is not None:
-                    self._immediate += 1
-            else:
-                waiter = self._line_up(asked)
-        if waiter is not None:
-            self._wait(waiter, self.timeout if timeout is None else timeout)
+        now = self.clock()
+        line = self.line
+        is_late = False
+        if line.is_calm and not self.is_closed:
+            try:
+                line.free.pop()
+            except IndexError:
+                is_late = self._stand_in_line(now, timeout)
+        else:
+            is_late = self._stand_in_line(now, timeout)
+        if is_late:
+            identity, now = self.connector.identity(), self.clock()
+        entry = None
         try:
+            self.last_key = key
+            idle = self.idle.get(key)
+            if idle:
+                try:
+                    entry = idle.pop()
+                except IndexError:
+                    pass  # another thread was quicker
+                else:
+                    if (
+                        getrefcount(entry.connection) > entry.alone
+                        or entry.identity != identity
+                        or not now - entry.idle_since <= self._check_after
+                        or entry.expires <= now
+                    ):
+                        idle.append(entry)
+                        entry = None
             if entry is None:
-                entry = self._find(key, identity, doomed) or self._open(key)
-            elif asked - entry.idle_since > self._check_after and not self.connector.is_alive(entry.connection):
-                self.count_lost()
-                self.discard(entry, "it no longer answered")
-                entry = self._open(key)
-            for old in doomed:
-                self.discard(old, "its file was replaced" if old.identity != identity else "it grew old")
+                entry = self._find(key, identity, now)
+                if entry is None:
+                    is_late = True
+                    entry = self.stock.open(key)
+            connection = entry.connection
+            entry.lent_at = now
+            entry.borrower = get_ident() if borrower is None else borrower
+            if context is not None:
+                entry.context = ref(context)
+            self.connector.lend(connection, self.take_back)
+            self.lent[id(connection)] = entry
         except BaseException:
             with self.lock:
                 self._request_errors += 1
-                self._release()
+            if entry is not None:
+                self.stock.discard(entry, "it could not be lent")
+            self._free_place()
             raise
-        connection = entry.connection
-        self.connector.lend(connection, self.take_back)
-        entry.lent_at = asked
-        entry.borrower = borrower
-        entry.context = None if context is None else ref(context)
-        self.lent[id(connection)] = entry
+        if is_late:
+            with self.lock:
+                self._late += 1
+                entry.loans += 1
+        else:
+            entry.loans += 1
+        if self.suspects or self.trace_loans:
+            self._trace(entry)
         return connection
+
+    def _stand_in_line(self, now: float, timeout: float | None) -> bool:
+        """Take a place, or wait for one; whether it had to. Raises PoolTimeout."""
+        if self.is_closed:
+            raise self._closed()
+        if timeout is None:
+            timeout = self.timeout
+        line = self.line
+        if not line.free:
+            self.collect_dropped()
+        try:
+            waiter = line.join(now, self.max_waiting)
+        except OverflowError:
+            with self.lock:
+                self._request_errors += 1
+            raise PoolTimeout(
+                f"{len(line.waiters)} borrowers of {self.name} wait already",
+                hint="raise DBOPT_POOL_MAX_WAITING, or find out who holds the connections: dbopt.pool.holders()",
+            ) from None
+        if waiter is None:
+            return False
+        try:
+            spent = line.wait(waiter, timeout, self._look)
+        except BaseException:
+            with self.lock:
+                self._queued += 1
+                self._request_errors += 1
+            raise
+        with self.lock:
+            self._queued += 1
+            self._request_errors += spent is None
+            self._waited += timeout if spent is None else spent
+        if spent is None:
+            raise self._timed_out(timeout)
+        return True
+
+    def _look(self, spent: float) -> None:
+        """What one who waits does meanwhile."""
+        if self.is_closed:
+            raise self._closed()
+        if not self.collect_dropped() and spent >= LOOK_AGAIN:
+            now = time.monotonic()
+            if self._collected_at is None or now - self._collected_at > _COLLECT_EVERY:
+                self._collected_at = now
+                gc.collect()  # what was dropped inside a reference cycle comes back only now
+                self.collect_dropped()
+
+    def _closed(self) -> DBOptError:
+        return DBOptError(
+            f"the pool of {self.name} is closed", hint="the app or the process that it belonged to has ended"
+        )
+
+    def _timed_out(self, timeout: float) -> PoolTimeout:
+        holders = self.holders()
+        lent = f"{len(holders)} of {self.maximum} are lent"
+        if holders:
+            first, *others = holders
+            lent += f" (oldest {first.seconds:.0f} s, {first.name}"
+            lent += "".join(f"; {other.seconds:.0f} s, {other.name}" for other in others[: _NAMED - 1])
+            lent += f"; and {len(holders) - _NAMED} more)" if len(holders) > _NAMED else ")"
+        self.emit("pool_timeout", database=self.name, waited=timeout)
+        return PoolTimeout(
+            f"no connection within {timeout:g} s; {lent}", hint="close connections sooner, or raise DBOPT_POOL_MAX"
+        )
+
+    def _find(self, key: Hashable, identity: Identity | None, now: float) -> Entry | None:
+        """An idle connection that is fit, if need be one that was dropped without ``close()``."""
+        found = self.stock.pick(key, identity, now)
+        if found is None and self.lent and self.collect_dropped():
+            found = self.stock.pick(key, identity, now)
+        return found
+
+    # --- taking back ---
 
     def take_back(self, connection: Any) -> None:
         """What a lent connection's ``close()`` calls."""
         entry = self.lent.pop(id(connection), None)
-        if entry is None:
-            return  # a child was forked while it was lent: it is the parent's
-        self._receive(entry)
+        if entry is not None:  # else a child was forked while it was lent: it is the parent's
+            self._receive(entry)
 
     def take_back_from(self, context: Any) -> int:
         """Take back whatever was lent to a context that ends; how many were forgotten."""
@@ -155,133 +260,6 @@ class Pool:
                 forgotten += 1
         return forgotten
 
-    def _receive(self, entry: Entry) -> None:
-        condition = self.connector.take_back(entry.connection)
-        now = self.clock()
-        keep = condition is not Condition.UNFIT and COUNTS_ARE_TRUE and entry.expires > now
-        surplus = None
-        entry.context = None
-        with self.lock:
-            self._used += now - entry.lent_at
-            self._bad_returns += condition is not Condition.CLEAN
-            if keep and not self.is_closed:
-                entry.idle_since = now
-                entry.is_reported = False
-                self.idle.setdefault(entry.key, []).append(entry)
-                surplus = self._surplus(entry)
-            else:
-                surplus = entry
-            self._release()
-        if surplus is not None:
-            self.discard(surplus, "" if surplus is not entry else "it could not be lent again")
-
-    def _may_lend(self, now: float) -> bool:
-        if self.is_closed:
-            raise DBOptError(
-                f"the pool of {self.name} is closed", hint="the app or the process that it belonged to has ended"
-            )
-        if self._loans >= self.maximum:
-            return False
-        return not (self._waiters and now - self._waiters[0].since > _PATIENCE)
-
-    def _pick(self, key: Hashable, identity: Identity | None, now: float, doomed: list[Entry]) -> Entry | None:
-        """The connection used last that nobody holds; under the lock. ``doomed`` gets what must be closed."""
-        idle = self.idle.get(key)
-        if not idle:
-            return None
-        for at in range(len(idle) - 1, -1, -1):
-            entry = idle[at]
-            if entry.identity != identity or entry.expires <= now:
-                del idle[at]
-                doomed.append(entry)
-            elif not entry.is_held():
-                del idle[at]
-                return entry
-        return None
-
-    def _surplus(self, back: Entry) -> Entry | None:
-        """One idle connection too many, now that ``back`` is back: opened for other arguments, or beside parked ones.
-
-        Parked ones take nobody's place; ``back`` is not one yet, though whoever gives it back still holds it.
-        """
-        room = self.maximum - (self._loans - 1)
-        if sum(map(len, self.idle.values())) <= room:
-            return None
-        oldest = None
-        for idle in self.idle.values():
-            for entry in idle:
-                if entry is back or not entry.is_held():
-                    oldest = oldest or entry
-                    room -= 1
-        if room >= 0 or oldest is None:
-            return None
-        self.idle[oldest.key].remove(oldest)
-        return oldest
-
-    def _release(self) -> None:
-        """A place came free; under the lock. It is handed to whoever has waited long enough."""
-        if self._waiters and self.clock() - self._waiters[0].since > _PATIENCE and self._loans <= self.maximum:
-            self._waiters.popleft().granted.release()
-        else:
-            self._loans -= 1
-
-    def _line_up(self, now: float) -> _Waiter:
-        if self.max_waiting and len(self._waiters) >= self.max_waiting:
-            self._request_errors += 1
-            raise PoolTimeout(
-                f"{len(self._waiters)} borrowers of {self.name} wait already",
-                hint="raise DBOPT_POOL_MAX_WAITING, or find out who holds the connections: dbopt.pool.holders()",
-            )
-        waiter = _Waiter(now)
-        self._waiters.append(waiter)
-        self._queued += 1
-        return waiter
-
-    def _wait(self, waiter: _Waiter, timeout: float) -> None:
-        """Wait until a place is ours. Raises PoolTimeout."""
-        pause = _PATIENCE
-        spent = 0.0  # counted as well, so that a clock that stands still keeps nobody waiting for ever
-        while True:
-            pause = min(pause, max(0.0, timeout - spent))
-            handed = waiter.granted.acquire(timeout=pause)
-            if not handed:
-                self.collect_dropped()
-            with self.lock:
-                now = self.clock()
-                if handed or waiter not in self._waiters:
-                    break
-                if self._waiters[0] is waiter and self._loans < self.maximum:
-                    self._waiters.popleft()
-                    self._loans += 1
-                    break
-                spent = max(spent + pause, now - waiter.since)
-                if spent >= timeout:
-                    self._waiters.remove(waiter)
-                    self._request_errors += 1
-                    self._waited += spent
-                    raise self._timed_out(timeout)
-            if pause == _LOOK_AGAIN and spent < 3 * _LOOK_AGAIN:
-                gc.collect()  # what was dropped inside a reference cycle comes back only now
-            pause = _LOOK_AGAIN
-        with self.lock:
-            self._waited += max(0.0, self.clock() - waiter.since)
-
-    def _timed_out(self, timeout: float) -> PoolTimeout:
-        holders = sorted(self.holders(), key=lambda holder: -holder.seconds)
-        oldest = f" (oldest {holders[0].seconds:.0f} s, {holders[0].name})" if holders else ""
-        self.emit("pool_timeout", database=self.name, waited=timeout)
-        return PoolTimeout(
-            f"no connection within {timeout:g} s; {len(holders)} of {self.maximum} are lent{oldest}",
-            hint="close connections sooner, or raise DBOPT_POOL_MAX",
-        )
-
-    def _find(self, key: Hashable, identity: Identity | None, doomed: list[Entry]) -> Entry | None:
-        """An idle connection after all: somebody gave one back meanwhile, or dropped one without ``close()``."""
-        if self.lent:
-            self.collect_dropped()
-        with self.lock:
-            return self._pick(key, identity, self.clock(), doomed)
-
     def collect_dropped(self) -> int:
         """Take back connections that can never come back by themselves; how many that was."""
         collected = 0
@@ -291,68 +269,98 @@ class Pool:
                 collected += 1
         return collected
 
-    def _open(self, key: Hashable) -> Entry:
-        started = self.clock()
+    def _receive(self, entry: Entry) -> None:
+        """The end of a loan: the connection goes back to its shelf, or is closed, and its place comes free."""
         try:
-            connection, identity = self.connector.open(key)
-        except Exception:
-            self._open_errors += 1
-            raise
-        now = self.clock()
-        # Not all at the same age, or they would all be replaced in the same moment.
-        lifetime = self._max_lifetime * (0.9 + 0.1 * self._chance())
-        entry = Entry(connection, key, identity, now, now + lifetime)
-        del connection
-        entry.calibrate()
-        self._opened += 1
-        self.last_identity = identity
-        self._opening += now - started
-        return entry
+            condition = self.connector.take_back(entry.connection)
+            now = self.clock()
+            entry.used += now - entry.lent_at
+            entry.idle_since = now
+            entry.context = None
+            if entry.is_reported:
+                self._note_return(entry, now)
+            entry.borrower = None
+            if condition is not _CLEAN:
+                with self.lock:
+                    self._bad_returns += 1
+            if condition is Condition.UNFIT or not COUNTS_ARE_TRUE or entry.expires <= now:
+                self.stock.discard(entry, "it could not be lent again")
+            else:
+                entry.shelf.append(entry)
+                if self.is_closed:
+                    self.let_go()
+                elif len(self.stock.entries) - len(self.lent) > self.maximum:
+                    self.stock.trim(entry, self.maximum)
+        finally:
+            self._free_place()
+
+    def _free_place(self) -> None:
+        line = self.line
+        if line.is_calm:
+            line.free.append(None)
+            if not line.is_calm:
+                line.tend()
+        else:
+            line.give()
+
+    def _note_return(self, entry: Entry, now: float) -> None:
+        log.warning(
+            "%s: %s gave its connection back after %.0f s", self.name, entry.borrower_name(), now - entry.lent_at
+        )
+        entry.is_reported = False
+
+    def _trace(self, entry: Entry) -> None:
+        """Remember where a loan was made, if its borrower is one of those who forget."""
+        entry.stack = None
+        if self.trace_loans or entry.borrower_name() in self.suspects:
+            entry.stack = traceback.StackSummary.extract(
+                traceback.walk_stack(None), limit=25, lookup_lines=False, capture_locals=False
+            )
+            entry.stack.reverse()
+
+    def suspect(self, name: str) -> None:
+        """Trace the loans of this borrower from now on."""
+        if len(self.suspects) < _MOST_SUSPECTS:
+            self.suspects.add(name)
+
+    # --- looking after it ---
 
     def add_idle(self, key: Hashable) -> None:
         """Open one connection ahead of need."""
-        entry = self._open(key)
+        entry = self.stock.open(key)
         self.connector.take_back(entry.connection)
-        with self.lock:
-            self.idle.setdefault(key, []).insert(0, entry)
+        entry.shelf.insert(0, entry)
+        if self.is_closed:
+            self.let_go()
 
-    def discard(self, entry: Entry, reason: str) -> None:
-        """Really close a connection that is in nobody's list any more."""
-        self.connector.close(entry.connection)
-        if reason:
-            self.emit("connection_recycled", database=self.name, reason=reason)
-
-    def count_lost(self) -> None:
-        """A connection was found dead."""
-        with self.lock:
-            self._lost += 1
+    def check(self) -> int:
+        """Ask every idle connection whether it still answers and close those that do not; how many that was."""
+        return self.stock.check()
 
     def holders(self) -> tuple[Holder, ...]:
-        """Who has a connection, and for how long."""
+        """Who has a connection and for how long, the longest first."""
         now = self.clock()
-        return tuple(Holder(entry.borrower, now - entry.lent_at) for entry in list(self.lent.values()))
+        held = (entry.holder(now) for entry in list(self.lent.values()))
+        return tuple(sorted(held, key=lambda holder: -holder.seconds))
 
     def resize(self, minimum: int, maximum: int) -> None:
         """Change the bounds while running; loans beyond a smaller maximum end when they are given back."""
         if not 0 <= minimum <= maximum or maximum < 1:
             raise ValueError(f"0 <= min <= max and max >= 1 must hold, not min={minimum}, max={maximum}")
         with self.lock:
+            more = maximum - self.maximum
             self.minimum, self.maximum = minimum, maximum
+        self.line.resize(more)
 
     def drain(self) -> int:
         """Close every idle connection now; how many. Lent ones are closed when they come back."""
         for entry in list(self.lent.values()):
-            entry.expires = 0.0
+            entry.expires = float("-inf")
         return self.let_go()
 
     def let_go(self) -> int:
         """Close every idle connection now, before a fork for one; how many that was."""
-        with self.lock:
-            entries = [entry for idle in self.idle.values() for entry in idle]
-            self.idle.clear()
-        for entry in entries:
-            self.discard(entry, "")
-        return len(entries)
+        return self.stock.close_idle()
 
     def close(self) -> None:
         """Close what is idle, and what is lent when it comes back; lend nothing more.
@@ -366,31 +374,33 @@ class Pool:
 
     def abandon(self) -> None:
         """After a fork, in the child: forget the parent's connections without touching them, and start empty."""
-        for entry in [*self.lent.values(), *(entry for idle in self.idle.values() for entry in idle)]:
-            keep_forever(entry.connection)
+        self.stock.abandon()
         self._start_empty()
 
     def stats(self) -> PoolStats:
-        with self.lock:
-            idle = [entry for entries in self.idle.values() for entry in entries]
+        """How it is, and what it has done since the process began."""
+        stock = self.stock
+        with self.lock, stock.lock:
+            idle = stock.idle()
             parked = sum(entry.is_held() for entry in idle)
             lent = len(self.lent)
+            loans = stock.loans()
             return PoolStats(
                 pool_min=self.minimum,
                 pool_max=self.maximum,
                 pool_size=lent + len(idle) - parked,
                 pool_available=len(idle) - parked,
                 pool_parked=parked,
-                requests_waiting=len(self._waiters),
-                requests_num=self._requests,
-                requests_immediate=self._immediate,
+                requests_waiting=len(self.line.waiters),
+                requests_num=loans + self._request_errors,
+                requests_immediate=loans - self._late,
                 requests_queued=self._queued,
                 requests_wait_ms=self._waited * 1000,
                 requests_errors=self._request_errors,
-                usage_ms=self._used * 1000,
+                usage_ms=stock.used() * 1000,
                 returns_bad=self._bad_returns,
-                connections_num=self._opened,
-                connections_ms=self._opening * 1000,
-                connections_errors=self._open_errors,
-                connections_lost=self._lost,
+                connections_num=stock.opened,
+                connections_ms=stock.opening * 1000,
+                connections_errors=stock.errors,
+                connections_lost=stock.lost,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable
 
 from flask_dbopt.pool.entry import Entry
@@ -10,16 +11,29 @@ from flask_dbopt.pool.pool import Pool
 
 log = logging.getLogger("flask_dbopt.connection_pool")
 
+#: Seconds after the first failure to connect until the next attempt; doubled each time, up to the second figure.
+_FIRST_DELAY, _LONGEST_DELAY = 1.0, 60.0
+
 
 class Upkeep:
     """One pool's housekeeping; ``sweep`` is called every few seconds, on the housekeeper's thread."""
 
-    def __init__(self, pool: Pool, *, health_interval: float, idle_timeout: float, leak_after: float) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        health_interval: float,
+        idle_timeout: float,
+        leak_after: float,
+        reconnect_timeout: float = 300.0,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
         """All in seconds."""
         self._pool = pool
         self._health_interval = health_interval
         self._idle_timeout = idle_timeout
         self._leak_after = leak_after
+        self._reconnect = Reconnect(reconnect_timeout, chance)
         self._checked_at = pool.clock()
         self._parked: set[int] = set()
 
@@ -31,38 +45,36 @@ class Upkeep:
         self._retire(now)
         if now - self._checked_at >= self._health_interval:
             self._checked_at = now
-            self.check()
-        self.refill()
+            self._pool.check()
+        self._refill(now)
 
     def check(self) -> int:
         """Ask every idle connection whether it still answers and replace those that do not; how many that was."""
-        pool = self._pool
-        lost = 0
-        for entry, _ in self._take(lambda entry: "" if entry.is_held() else "checked"):
-            if pool.connector.is_alive(entry.connection):
-                with pool.lock:
-                    pool.idle.setdefault(entry.key, []).insert(0, entry)
-            else:
-                pool.count_lost()
-                pool.discard(entry, "it no longer answered")
-                lost += 1
-        self.refill()
+        lost = self._pool.check()
+        self._refill(self._pool.clock())
         return lost
 
-    def refill(self) -> None:
+    def _refill(self, now: float) -> None:
         """Open up to the minimum, for the arguments asked for last; nothing before anybody asked at all."""
-        pool = self._pool
+        pool, reconnect = self._pool, self._reconnect
         key = pool.last_key
-        if key is None or pool.is_closed:
+        if key is None or pool.is_closed or not reconnect.is_due(now):
             return
-        if pool.last_identity is not None and pool.connector.identity() is None:
+        if pool.stock.last_identity is not None and pool.connector.identity() is None:
             return  # the file was deleted: to make it anew is the app's to do
         for _ in range(pool.minimum - len(pool.lent) - len(pool.idle.get(key, ()))):
             try:
                 pool.add_idle(key)
-            except Exception:
-                log.warning("%s: no connection could be opened ahead of need", pool.name, exc_info=True)
+            except Exception as error:  # noqa: BLE001  # tried again later
+                has_given_up = reconnect.failed(now)
+                log.warning("%s: no connection could be opened ahead of need: %s", pool.name, error)
+                if has_given_up:
+                    log.error("%s: no connection could be opened for %g s", pool.name, reconnect.timeout)  # noqa: TRY400
+                    if pool.reconnect_failed is not None:
+                        pool.reconnect_failed(pool)
                 return
+            if reconnect.succeeded():
+                log.warning("%s: connections can be opened again", pool.name)
 
     def _retire(self, now: float) -> None:
         """Close what grew old, what nobody needed for long, what lies on a replaced file, and what stays parked."""
@@ -88,27 +100,53 @@ class Upkeep:
                 return "nobody needed it"
             return ""
 
-        for entry, why in self._take(reason):
-            pool.discard(entry, why)
+        for entry in pool.stock.idle():
+            why = reason(entry)
+            if why and pool.stock.claim(entry):
+                pool.stock.discard(entry, why)
 
     def _report_leaks(self, now: float) -> None:
-        for entry in list(self._pool.lent.values()):
+        pool = self._pool
+        for entry in list(pool.lent.values()):
             age = now - entry.lent_at
             if age > self._leak_after and not entry.is_reported:
                 entry.is_reported = True
-                log.warning("%s: %s has held a connection for %.0f s", self._pool.name, entry.borrower, age)
-                self._pool.emit("connection_leaked", database=self._pool.name, borrower=entry.borrower, age=age)
+                holder = entry.holder(now)
+                pool.suspect(holder.name)
+                where = f"\n{holder.stack}" if holder.stack else " (its next loans will be traced)"
+                log.warning("%s: %s has held a connection for %.0f s%s", pool.name, holder.name, age, where)
+                pool.emit("connection_leaked", database=pool.name, borrower=holder.name, age=age, stack=holder.stack)
 
-    def _take(self, reason: Callable[[Entry], str]) -> list[tuple[Entry, str]]:
-        """Take idle connections out of the pool's lists, so that nobody lends them meanwhile."""
-        taken = []
-        with self._pool.lock:
-            for key, idle in self._pool.idle.items():
-                left = []
-                for entry in idle:
-                    if why := reason(entry):
-                        taken.append((entry, why))
-                    else:
-                        left.append(entry)
-                self._pool.idle[key] = left
-        return taken
+
+class Reconnect:
+    """When to try again after the database could not be reached, and when to say that it is gone."""
+
+    def __init__(self, timeout: float, chance: Callable[[], float]) -> None:
+        """``timeout``: seconds of failures after which it counts as gone; it is tried again all the same."""
+        self.timeout = timeout
+        self._chance = chance
+        self._since: float | None = None
+        self._next = 0.0
+        self._delay = 0.0
+        self._is_told = False
+
+    def is_due(self, now: float) -> bool:
+        """Whether to try now; also when the clock went back."""
+        return self._since is None or not now < self._next <= now + 2 * _LONGEST_DELAY
+
+    def failed(self, now: float) -> bool:
+        """Note a failure; True once, when the time is up."""
+        if self._since is None:
+            self._since = now
+        self._delay = min(self._delay * 2 or _FIRST_DELAY, _LONGEST_DELAY)
+        # Not all workers at once, when the database has just come back.
+        self._next = now + self._delay * (0.9 + 0.2 * self._chance())
+        has_given_up = now - self._since >= self.timeout and not self._is_told
+        self._is_told = self._is_told or has_given_up
+        return has_given_up
+
+    def succeeded(self) -> bool:
+        """Note a success; whether failures came before it."""
+        was_lost = self._since is not None
+        self._since, self._delay, self._is_told = None, 0.0, False
+        return was_lost

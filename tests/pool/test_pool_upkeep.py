@@ -103,7 +103,7 @@ def test_connections_to_a_removed_file_are_closed_in_the_sweep(pool: Pool, upkee
     assert not path.exists()
 
 
-def test_a_refill_that_fails_is_tried_again_later(pool: Pool, upkeep: Upkeep, path: Path) -> None:
+def test_a_refill_that_fails_is_tried_again_later(pool: Pool, upkeep: Upkeep, path: Path, clock: Any) -> None:
     use(pool)
     pool.drain()
     path.unlink()
@@ -112,6 +112,9 @@ def test_a_refill_that_fails_is_tried_again_later(pool: Pool, upkeep: Upkeep, pa
     assert pool.stats().pool_available == 0
     path.rmdir()
     path.touch()
+    upkeep.sweep(0)
+    assert pool.stats().pool_available == 0
+    clock.now += 2
     upkeep.sweep(0)
     assert pool.stats().pool_available == 2
 
