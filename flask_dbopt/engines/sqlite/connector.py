@@ -23,6 +23,8 @@ from flask_dbopt.errors import DatabaseUnavailable
 _TUNING_TIMEOUT = 0.5
 
 _rollback = sqlite3.Connection.rollback
+_total_changes = sqlite3.Connection.total_changes.__get__
+_stat = os.stat
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class SQLiteConnector:
         """``place``: a path, or a ``file:`` URI with its query. ``busy_timeout`` in seconds."""
         self.place = os.fspath(place)
         self.path = path_of(self.place)
+        self._path_bytes = os.fsencode(self.path)
         self.faults: tuple[Fault, ...] = ()
         """What the newest connection did not take of the tuning."""
         # A query of its own (immutable, nolock, vfs) may make it read another state than everybody else.
@@ -174,17 +177,20 @@ class SQLiteConnector:
 
     def identity(self) -> Identity | None:
         try:
-            found = os.stat(self.path)  # noqa: PTH116  # at each checkout: a Path would cost as much again
+            # At each checkout: a Path would cost as much again, and encoding a str a tenth.
+            found = _stat(self._path_bytes)
         except OSError:
             return None
-        return found.st_dev, found.st_ino
+        return found[2], found[1]  # device and inode; by number, as they come quicker so
 
     def lend(self, connection: Connection, give_back: Callable[[Any], None]) -> None:
         connection.__class__ = Connection
         # Set again here too: whoever kept the returned handle could still set these two.
         connection.row_factory = None
         connection.text_factory = str
-        connection.begin_loan(give_back, get_ident() if connection._arguments.check_same_thread else None)
+        connection._home = give_back
+        connection._owner = get_ident() if connection._arguments.check_same_thread else None
+        connection._changes_before = _total_changes(connection)
 
     def take_back(self, connection: Connection) -> Condition:
         condition = self._reset(connection)
@@ -203,9 +209,10 @@ class SQLiteConnector:
                 condition = Condition.ROLLED_BACK
             if connection._altered:
                 return Condition.UNFIT
-            for name, value in connection._pragmas.items():
-                _run(connection, f"PRAGMA {name}={value}")
-            connection._pragmas.clear()
+            if connection._pragmas:
+                for name, value in connection._pragmas.items():
+                    _run(connection, f"PRAGMA {name}={value}")
+                connection._pragmas.clear()
             connection._bypasses = not self._is_shared
             wanted = connection._arguments.isolation_level
             if connection.isolation_level != wanted:
