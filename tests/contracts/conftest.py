@@ -55,13 +55,14 @@ def make_app(tmp_path: Path) -> Iterator[Callable[..., Flask]]:
 
 
 @pytest.fixture
-def app(make_app: Callable[..., Flask], path: Path) -> Flask:
+def site(make_app: Callable[..., Flask], path: Path) -> Flask:
+    """An app on the file. (Were it called ``app``, pytest-flask would push a request context for each test.)"""
     return make_app(DBOPT_DATABASE=str(path))
 
 
 @pytest.fixture
-def dbopt(app: Flask) -> DBOptimizer:
-    return DBOptimizer(app)
+def dbopt(site: Flask) -> DBOptimizer:
+    return DBOptimizer(site)
 
 
 @pytest.fixture

@@ -22,10 +22,10 @@ ALL = "SELECT language, count(*) FROM keyword GROUP BY language ORDER BY languag
 
 
 @pytest.fixture
-def rooms(app: Flask) -> DBOptimizer:
+def rooms(site: Flask) -> DBOptimizer:
     """Everything that costs more than nothing may be kept."""
-    dbopt = DBOptimizer(app)
-    app.extensions["dbopt"].default.shelf.worth = 0.0
+    dbopt = DBOptimizer(site)
+    site.extensions["dbopt"].default.shelf.worth = 0.0
     return dbopt
 
 

@@ -358,8 +358,8 @@ def test_a_connection_dropped_without_close_is_lent_again(make_app: Callable[...
         assert c.execute("SELECT count(*) FROM note").fetchone() == (0,)
 
 
-def test_a_loan_that_nobody_ended_is_rolled_back(app: Flask, dbopt: DBOptimizer, path: Path) -> None:
-    with app.app_context():
+def test_a_loan_that_nobody_ended_is_rolled_back(site: Flask, dbopt: DBOptimizer, path: Path) -> None:
+    with site.app_context():
         forgotten = dbopt.connect()
         forgotten.execute("INSERT INTO note VALUES (1, 'x')")
         dbopt.connection.execute("SELECT 1")
@@ -557,11 +557,11 @@ def test_a_file_that_was_deleted_is_made_anew_as_the_driver_would(dbopt: DBOptim
 
 
 def test_after_a_tests_context_the_file_can_be_removed_without_a_trace(
-    descriptors: Callable[[Path], list[str]], app: Flask, dbopt: DBOptimizer, path: Path
+    descriptors: Callable[[Path], list[str]], site: Flask, dbopt: DBOptimizer, path: Path
 ) -> None:
-    app.extensions["dbopt"].default.shelf.worth = 0.0
+    site.extensions["dbopt"].default.shelf.worth = 0.0
     for _ in range(2):
-        with app.app_context():
+        with site.app_context():
             for _ in range(4):
                 with dbopt.borrow() as c:
                     c.execute("SELECT language, count(*) FROM keyword GROUP BY 1").fetchall()
@@ -569,8 +569,8 @@ def test_after_a_tests_context_the_file_can_be_removed_without_a_trace(
         assert descriptors(path) == []
         assert [each.name for each in path.parent.glob("app.db*")] == ["app.db"]
     path.unlink()
-    app.extensions["dbopt"].housekeeper.run_due(1e9)
-    app.extensions["dbopt"].close()
+    site.extensions["dbopt"].housekeeper.run_due(1e9)
+    site.extensions["dbopt"].close()
     assert list(path.parent.glob("app.db*")) == []
     assert descriptors(path) == []
 
@@ -670,7 +670,7 @@ def test_a_view_that_calls_a_function_of_the_apps_works(dbopt: DBOptimizer) -> N
 
 
 def test_many_connections_leave_no_warning_and_no_descriptor(
-    descriptors: Callable[[Path], list[str]], app: Flask, dbopt: DBOptimizer, path: Path
+    descriptors: Callable[[Path], list[str]], site: Flask, dbopt: DBOptimizer, path: Path
 ) -> None:
     before = len(descriptors(Path("/")))
     kept = [dbopt.connect() for _ in range(10)]
@@ -679,17 +679,17 @@ def test_many_connections_leave_no_warning_and_no_descriptor(
         each.execute("SELECT 1").close()
         each.close()
     del kept, each
-    app.extensions["dbopt"].close()
+    site.extensions["dbopt"].close()
     gc.collect()
     assert len(descriptors(Path("/"))) <= before
     assert [each for each in gone if each() is not None] == []
 
 
 def test_a_connection_given_back_after_the_end_is_closed(
-    descriptors: Callable[[Path], list[str]], app: Flask, dbopt: DBOptimizer, path: Path
+    descriptors: Callable[[Path], list[str]], site: Flask, dbopt: DBOptimizer, path: Path
 ) -> None:
     c = dbopt.connect()
-    app.extensions["dbopt"].close()
+    site.extensions["dbopt"].close()
     assert c.execute("SELECT 1").fetchone() == (1,)
     c.close()
     assert descriptors(path) == []

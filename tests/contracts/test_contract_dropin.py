@@ -117,7 +117,7 @@ def test_a_uri_goes_where_it_says(dbopt: DBOptimizer, path: Path) -> None:
         assert type(c) is stdlib.Connection, "without uri=True it may be a file name"
 
 
-def test_it_works_inside_an_app_context_and_outside(app: Flask, dbopt: DBOptimizer, path: Path) -> None:
+def test_it_works_inside_an_app_context_and_outside(site: Flask, dbopt: DBOptimizer, path: Path) -> None:
     """As in Flask's tutorial."""
 
     def get_db() -> Any:
@@ -126,33 +126,33 @@ def test_it_works_inside_an_app_context_and_outside(app: Flask, dbopt: DBOptimiz
             g.db.row_factory = sqlite3.Row
         return g.db
 
-    @app.teardown_appcontext
+    @site.teardown_appcontext
     def close_db(fault: BaseException | None) -> None:
         db = g.pop("db", None)
         if db is not None:
             assert db.execute("SELECT 1").fetchone()[0] == 1
             db.close()
 
-    @app.get("/")
+    @site.get("/")
     def index() -> str:
         return str(get_db().execute("SELECT word FROM keyword").fetchone()["word"])
 
     for _ in range(3):
-        assert app.test_client().get("/").text == "word0000"
+        assert site.test_client().get("/").text == "word0000"
     with contextlib.closing(sqlite3.connect(path)) as c:
         assert c.execute("SELECT 1").fetchone() == (1,)
 
 
-def test_what_a_context_forgets_is_taken_back(app: Flask, dbopt: DBOptimizer, path: Path) -> None:
-    with app.app_context():
+def test_what_a_context_forgets_is_taken_back(site: Flask, dbopt: DBOptimizer, path: Path) -> None:
+    with site.app_context():
         forgotten = sqlite3.connect(path)
         forgotten.execute("INSERT INTO note VALUES (1, 'x')")
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         forgotten.execute("SELECT 1")
 
 
-def test_after_the_optimizers_end_it_is_the_stdlibs_again(app: Flask, dbopt: DBOptimizer, path: Path) -> None:
-    app.extensions["dbopt"].close()
+def test_after_the_optimizers_end_it_is_the_stdlibs_again(site: Flask, dbopt: DBOptimizer, path: Path) -> None:
+    site.extensions["dbopt"].close()
     with contextlib.closing(sqlite3.connect(path)) as c:
         assert type(c) is stdlib.Connection
 

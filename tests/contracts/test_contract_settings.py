@@ -220,11 +220,11 @@ def test_a_lease_folder_that_cannot_be_used_stops_no_request(
     assert any("background work" in told for told in dbopt.optimizer.notices())
 
 
-def test_in_tests_no_state_folder_is_made(app: Flask, dbopt: DBOptimizer) -> None:
-    with app.app_context():
+def test_in_tests_no_state_folder_is_made(site: Flask, dbopt: DBOptimizer) -> None:
+    with site.app_context():
         dbopt.connection.execute("SELECT 1")
-    app.extensions["dbopt"].close()
-    assert not Path(app.instance_path).exists()
+    site.extensions["dbopt"].close()
+    assert not Path(site.instance_path).exists()
 
 
 def test_a_problem_is_logged_once(caplog: pytest.LogCaptureFixture, dbopt: DBOptimizer) -> None:
