@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from flask_dbopt.databases import Database
+from flask_dbopt.databases import Database, borrower
+from flask_dbopt.engines.sqlite.connection import Connection
 from flask_dbopt.engines.sqlite.connector import Arguments, arguments_of
 from flask_dbopt.errors import ConfigurationError
 from flask_dbopt.monitor.recorder import Recorder
-from flask_dbopt.monitor.request import CURRENT
 from flask_dbopt.settings import Settings
 
 
@@ -78,9 +77,7 @@ def lend(database: Database, key: Arguments, *, context: Any = None, place: str 
         return database.connector.open(key)[0]
     if place is not None:
         return database.connector.elsewhere(place).open(key)[0]
-    cost = CURRENT.get()
-    borrower = threading.current_thread().name if cost is None else f"{cost.method} {cost.endpoint}"
-    return database.pool.lend(key, context=context, borrower=borrower)
+    return database.pool.lend(key, context=context, borrower=borrower())
 
 
 @contextmanager
@@ -89,7 +86,10 @@ def transaction(connection: Any) -> Iterator[Any]:
 
     IMMEDIATE, because a deferred transaction that comes to write after another did fails at once, without waiting.
     """
-    connection.execute("BEGIN IMMEDIATE")
+    if isinstance(connection, Connection):
+        connection.begin_immediate()
+    else:
+        connection.execute("BEGIN IMMEDIATE")
     try:
         yield connection
     except BaseException:

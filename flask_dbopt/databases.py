@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
 from flask_dbopt.advisor.advisor import Advisor
 from flask_dbopt.backup.backups import Backups
 from flask_dbopt.cache.cache import Cache, Shelf
 from flask_dbopt.engines.protocol import Planner, Watcher
+from flask_dbopt.engines.sqlite.checkpoints import Checkpoints
 from flask_dbopt.engines.sqlite.connector import SQLiteConnector, path_of
 from flask_dbopt.engines.sqlite.planner import SQLitePlanner
 from flask_dbopt.engines.sqlite.snapshotter import SQLiteSnapshotter
 from flask_dbopt.engines.sqlite.tuning import Tuning
+from flask_dbopt.engines.sqlite.turns import Turns
 from flask_dbopt.engines.sqlite.watcher import SQLiteWatcher
 from flask_dbopt.errors import ConfigurationError
 from flask_dbopt.monitor.monitor import Monitor
+from flask_dbopt.monitor.request import CURRENT, RequestCost
+from flask_dbopt.pool.lane import Lane
 from flask_dbopt.pool.pool import Pool
 from flask_dbopt.pool.stats import PoolStats
 from flask_dbopt.pool.upkeep import Upkeep
@@ -41,6 +46,9 @@ class Database:
     path: Path | None = None
     road: Any = None
     connector: SQLiteConnector | None = None
+    lane: Lane | None = None
+    turns: Turns | None = None
+    checkpoints: Checkpoints | None = None
     pool: Pool | None = None
     upkeep: Upkeep | None = None
     watcher: Watcher | None = None
@@ -69,7 +77,9 @@ class Databases(dict[str, Database]):
         build_road: Callable[[Database], Any],
         emit: Emit,
         clock: Callable[[], float] = time.time,
+        is_kept: Callable[[], bool] = lambda: False,
     ) -> None:
+        """``is_kept()``: whether somebody comes by in the background, to checkpoint among other things."""
         super().__init__()
         self._settings = settings
         self._monitor = monitor
@@ -78,6 +88,7 @@ class Databases(dict[str, Database]):
         self._build_road = build_road
         self._emit = emit
         self._clock = clock
+        self._is_kept = is_kept
 
     @property
     def default(self) -> Database | None:
@@ -107,7 +118,12 @@ class Databases(dict[str, Database]):
             self._open_windows(database, path)
         database.road = self._build_road(database)
         database.connector = SQLiteConnector(
-            place, Tuning(settings.sqlite_pragmas), database.road, busy_timeout=settings.sqlite_busy_timeout
+            place,
+            Tuning(settings.sqlite_pragmas),
+            database.road,
+            busy_timeout=settings.sqlite_busy_timeout,
+            turns=database.turns,
+            wal_limit=self._wal_limit,
         )
         if path and settings.enabled:
             self._fill_pool(database, database.connector)
@@ -136,8 +152,23 @@ class Databases(dict[str, Database]):
         )
         return database
 
+    def _wal_limit(self) -> int:
+        return self._settings.sqlite_wal_limit if self._is_kept() else 0
+
     def _open_windows(self, database: Database, path: str) -> None:
         settings = self._settings
+        weak = ref(database)
+
+        def collect_dropped() -> None:
+            alive = weak()
+            if alive is not None and alive.pool is not None:
+                alive.pool.collect_dropped()
+
+        lane = database.lane = Lane(database.name, look=collect_dropped)
+        database.turns = Turns(
+            lane, who=borrower, wants=changing_request if settings.sqlite_transactions == "immediate" else None
+        )
+        database.checkpoints = Checkpoints(Path(path), lane, settings.sqlite_wal_limit)
         watcher = database.watcher = SQLiteWatcher(path)
         database.shelf = self._cache.shelf(database.name, watcher)
         database.planner = SQLitePlanner(path)
@@ -184,6 +215,22 @@ class Databases(dict[str, Database]):
             leak_after=settings.pool_leak_after,
         )
         database.pools.append(pool.stats)
+
+
+#: Requests with these methods change nothing (RFC 9110, 9.2.1).
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+
+
+def borrower() -> str:
+    """Who asks, for those who wait: the request, or the thread's name."""
+    cost = CURRENT.get()
+    return threading.current_thread().name if cost is None else f"{cost.method} {cost.endpoint}"
+
+
+def changing_request() -> RequestCost | None:
+    """The request that is being served in this context, if its method is to change something."""
+    cost = CURRENT.get()
+    return None if cost is None or cost.method in _SAFE else cost
 
 
 def owner_of(place: str) -> Database | None:

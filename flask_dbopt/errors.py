@@ -25,6 +25,13 @@ class PoolTimeout(DBOptError, TimeoutError, sqlite3.OperationalError):
     """No connection came free in time; the message says who holds the others."""
 
 
+class WriterTimeout(DBOptError, TimeoutError, sqlite3.OperationalError):
+    """No turn to write came in time. The message begins as SQLite's ("database is locked"), and says who has it."""
+
+    sqlite_errorcode = 5
+    sqlite_errorname = "SQLITE_BUSY"
+
+
 class ConnectionReturned(DBOptError, sqlite3.ProgrammingError):
     """A connection was used after it was given back. The message contains "closed", as the driver's does."""
 

@@ -59,7 +59,7 @@ class Lease:
         self._recognise_fork()
         with self._lock:
             try:
-                return self._take(_file_name(self._key()))
+                return self._take(file_name(self._key()))
             except OSError as error:
                 self._let_go()
                 self.problem = f"{self._directory}: {error.strerror or error}"
@@ -82,15 +82,15 @@ class Lease:
     def holder(self) -> Holder | None:
         """Who has the lease of the present key, this process or another; None when nobody has."""
         try:
-            folder = self._open_directory()
+            folder = open_folder(self._directory)
             try:
-                fd = os.open(_file_name(self._key()), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+                fd = os.open(file_name(self._key()), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
             finally:
                 os.close(folder)
         except OSError:
             return None
         try:
-            if _lock(fd, fcntl.LOCK_SH):
+            if try_lock(fd, fcntl.LOCK_SH):
                 return None
             told = json.loads(os.read(fd, 1000))
             return Holder(pid=int(told["pid"]), since=float(told["since"]))
@@ -110,7 +110,7 @@ class Lease:
             self.abandon()
 
     def _take(self, name: str) -> bool:
-        folder = self._open_directory()
+        folder = open_folder(self._directory)
         try:
             if self._fd is not None:
                 if self._name == name and _same_file(self._fd, folder, name):
@@ -119,7 +119,7 @@ class Lease:
                 self._let_go()
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(name, flags, 0o600, dir_fd=folder)
-            if not (_lock(fd, fcntl.LOCK_EX) and _same_file(fd, folder, name)):
+            if not (try_lock(fd, fcntl.LOCK_EX) and _same_file(fd, folder, name)):
                 os.close(fd)
                 return False
             self._fd, self._name, self.problem = fd, name, ""
@@ -136,23 +136,26 @@ class Lease:
             fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
 
-    def _open_directory(self) -> int:
-        """The folder, made if missing; only one that is ours alone, since anybody may write beside it."""
-        with contextlib.suppress(FileExistsError):
-            self._directory.mkdir(mode=0o700)
-        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        about = os.fstat(fd)
-        if about.st_uid != os.geteuid() or stat.S_IMODE(about.st_mode) & 0o022:
-            os.close(fd)
-            raise PermissionError("the folder belongs to, or may be changed by, another user")
-        return fd
+
+def open_folder(folder: Path) -> int:
+    """A descriptor of the folder, made if missing; only one that is ours alone, since anybody may write beside it."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    about = os.fstat(fd)
+    if about.st_uid != os.geteuid() or stat.S_IMODE(about.st_mode) & 0o022:
+        os.close(fd)
+        raise PermissionError("the folder belongs to, or may be changed by, another user")
+    return fd
 
 
-def _file_name(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()[:32] + ".lease"
+def file_name(key: str, kind: str = "lease") -> str:
+    """The lock file for what ``key`` stands for."""
+    return f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.{kind}"
 
 
-def _lock(fd: int, how: int) -> bool:
+def try_lock(fd: int, how: int) -> bool:
+    """``flock`` without waiting; whether it was got."""
     try:
         fcntl.flock(fd, how | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -33,6 +33,7 @@ log = logging.getLogger("flask_dbopt")
 LEASE_EVERY = 5.0
 FLUSH_EVERY = 2.0
 UPKEEP_EVERY = 10.0
+CHECKPOINT_EVERY = 2.0
 
 
 #: What each worker's cache reports; the monitor makes differences of the counters.
@@ -124,6 +125,7 @@ class Optimizer:
             build_road=partial(build_road, settings, self.monitor.recorder),
             emit=emit,
             clock=clock,
+            is_kept=_weakly(self._is_kept, default=False),
         )
         self.lease = Lease(_weakly(self._lease_key, default="gone"))
         self.housekeeper = Housekeeper(name)
@@ -148,6 +150,7 @@ class Optimizer:
         every(FLUSH_EVERY, _weakly(self._flush), "flush figures")
         every(UPKEEP_EVERY, _weakly(self._look_after_pools), "look after the pools")
         every(UPKEEP_EVERY, self.cache.sweep, "tidy the cache")
+        every(CHECKPOINT_EVERY, _weakly(self._checkpoint), "checkpoint")
         every(LEASE_EVERY, _weakly(self._take_turn), "take turns at the lease", first_in=0.0)
 
     def _flush(self, now: float) -> None:
@@ -157,6 +160,18 @@ class Optimizer:
         for database in list(self.databases.values()):
             if database.upkeep is not None:
                 database.upkeep.sweep(now)
+
+    def _checkpoint(self, now: float) -> None:
+        """What commits no longer do: one worker moves the WAL into the database for all."""
+        if not self.lease.held:
+            return
+        for database in list(self.databases.values()):
+            if database.checkpoints is not None:
+                database.checkpoints.sweep()
+
+    def _is_kept(self) -> bool:
+        """Whether the background work of this process goes on."""
+        return self._in_background and self.housekeeper.running
 
     def _take_turn(self, now: float) -> None:
         """What one worker does for all: alerts and scheduled jobs."""
@@ -233,6 +248,8 @@ class Optimizer:
                     f"{database.name}: PRAGMA {fault.pragma} is {fault.found}, not {fault.wanted}"
                     for fault in database.connector.faults
                 ]
+            if database.lane is not None and database.lane.problem:
+                told.append(f"{database.name}: its processes take no turns to write: {database.lane.problem}")
         return told
 
     def health(self) -> Health:
@@ -283,6 +300,8 @@ class Optimizer:
         for database in self.databases.values():
             if database.pool is not None:
                 database.pool.abandon()
+            if database.lane is not None:
+                database.lane.abandon()
             if database.advisor is not None:
                 database.advisor.abandon()
         for duty in self.child_duties:
@@ -315,6 +334,7 @@ def _close_rooms(
     """The end of an optimizer: called by it, by the garbage collector, or when the process ends."""
     steps: list[Callable[[], object]] = [lambda: housekeeper.stop(2.0), *closers, monitor.close, cache.close]
     steps += [database.pool.close for database in databases.values() if database.pool is not None]
+    steps += [database.lane.close for database in databases.values() if database.lane is not None]
     steps.append(lease.release)
     for step in steps:
         try:

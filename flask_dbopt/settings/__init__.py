@@ -107,10 +107,11 @@ class Settings:
     sqlite_busy_timeout: float = setting(5.0, "how long to wait for a lock; the app's own timeout= wins",
                                          unit="seconds", low=0)
     sqlite_transactions: str = setting("app", "how transactions begin: as the app does, or IMMEDIATE",
-                                       choices=("app", "immediate"), later=True)
+                                       choices=("app", "immediate"))
     sqlite_policy: Mapping[str, Any] = setting({}, "which tables and actions statements may touch",
                                                check=_not_yet, later=True)
-    sqlite_wal_limit: int = setting(64 << 20, "size at which the WAL is cut", unit="bytes", low=0)
+    sqlite_wal_limit: int = setting(64 << 20, "size that the WAL may grow to; 0: as SQLite does it",
+                                    unit="bytes", low=0)
 
     cache_enabled: bool = setting(True, "whether results of SELECTs are kept", env="DB_ENABLE_SELECT_CACHE")
     cache_max_entries: int = setting(1000, "the most results kept, in each process", unit="results",

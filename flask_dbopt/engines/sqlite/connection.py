@@ -16,6 +16,7 @@ from weakref import ref
 from flask_dbopt.engines.sqlite import statements
 from flask_dbopt.engines.sqlite.cursor import Cursor, Road, do_without
 from flask_dbopt.engines.sqlite.footprint import DETERMINISTIC
+from flask_dbopt.engines.sqlite.turns import Request, Turns
 from flask_dbopt.errors import ConnectionReturned
 
 
@@ -55,6 +56,16 @@ class Connection(sqlite3.Connection):
     _changes_before: int = 0
     """``total_changes`` when it was lent."""
     _tuned: bool = True
+    _turns: Turns | None = None
+    """How it takes turns with the other writers; None: not at all."""
+    _precede: Callable[[Connection, str], bool] | None = None
+    """Called before each statement, where transactions begin by themselves."""
+    _turn: Any = None
+    """Its turn to write, while it has one …"""
+    _begun_for: Request | None = None
+    """… the request that its transaction was begun for by us, …"""
+    _changes_at_begin: int = 0
+    """… and ``total_changes`` then."""
     _pragmas: dict[str, Any]
     """PRAGMAs that were changed, with the values they had before."""
 
@@ -100,13 +111,21 @@ class Connection(sqlite3.Connection):
 
     def rollback(self) -> None:
         self.check_thread()
-        super().rollback()
+        try:
+            super().rollback()
+        finally:
+            if self._turn is not None:
+                self.settle()
 
     def __exit__(self, *exception: Any) -> Any:
         self.check_thread()
         if self.in_transaction and exception[0] is None:
             return self._commit(super().__exit__, *exception)
-        return super().__exit__(*exception)
+        try:
+            return super().__exit__(*exception)
+        finally:
+            if self._turn is not None:
+                self.settle()
 
     def _commit(self, commit: Callable[..., Any], *arguments: Any) -> Any:
         """A commit is where SQLite writes and waits: it is timed like a statement."""
@@ -118,16 +137,36 @@ class Connection(sqlite3.Connection):
             error = type(raised).__name__
             raise
         finally:
-            seconds = perf_counter() - start
-            try:
-                self._road.record("COMMIT", seconds, -1, error, False)
-            except Exception:  # noqa: BLE001  # ours, so not the app's affair
-                do_without("the monitor")
+            self.note("COMMIT", perf_counter() - start, error)
+            if self._turn is not None:
+                self.settle()
+
+    def note(self, sql: str, seconds: float, error: str | None) -> None:
+        """Record what was no statement of the app's."""
+        try:
+            self._road.record(sql, seconds, -1, error, False)
+        except Exception:  # noqa: BLE001  # ours, so not the app's affair
+            do_without("the monitor")
+
+    def begin_immediate(self) -> None:
+        """``BEGIN IMMEDIATE``, in turn with the database's other writers. Raises WriterTimeout."""
+        self.check_thread()
+        if self._turns is None:
+            self.execute("BEGIN IMMEDIATE")
+        else:
+            self._turns.begin(self)
+
+    def settle(self) -> None:
+        """The transaction may be over: then the next writer may come."""
+        if self._turns is not None:
+            self._turns.settle(self)
 
     def close(self) -> None:
         self.check_thread()
         if self._home is None:
             super().close()
+            if self._turn is not None and self._turns is not None:
+                self._turns.leave(self)
         else:
             self._home(self)
 

@@ -16,6 +16,7 @@ from flask_dbopt.engines.protocol import Condition, Identity
 from flask_dbopt.engines.sqlite.connection import Connection, Returned, joined_connection
 from flask_dbopt.engines.sqlite.cursor import Road
 from flask_dbopt.engines.sqlite.tuning import Fault, Tuning
+from flask_dbopt.engines.sqlite.turns import Turns
 from flask_dbopt.engines.sqlite.watcher import pinned
 from flask_dbopt.errors import DatabaseUnavailable
 
@@ -54,8 +55,13 @@ class SQLiteConnector:
         road: Road,
         *,
         busy_timeout: float = 5.0,
+        turns: Turns | None = None,
+        wal_limit: Callable[[], int] = lambda: 0,
     ) -> None:
-        """``place``: a path, or a ``file:`` URI with its query. ``busy_timeout`` in seconds."""
+        """``place``: a path, or a ``file:`` URI with its query. ``busy_timeout`` in seconds.
+
+        ``wal_limit()``: bytes of WAL to leave to whoever checkpoints beside the app; 0: nobody does.
+        """
         self.place = os.fspath(place)
         self.path = path_of(self.place)
         self._path_bytes = os.fsencode(self.path)
@@ -66,6 +72,8 @@ class SQLiteConnector:
         self._tuning = tuning
         self._road = road
         self._busy_timeout = busy_timeout
+        self._turns = turns
+        self._wal_limit = wal_limit
 
     def open(self, key: Hashable) -> tuple[Connection, Identity | None]:
         arguments = cast(Arguments, key)
@@ -130,8 +138,13 @@ class SQLiteConnector:
             connection._tuned = self._tune(connection) or arguments.readonly
             if timeout > _TUNING_TIMEOUT:
                 _run(connection, f"PRAGMA busy_timeout={round(timeout * 1000)}")
+            if limit := self._wal_limit():
+                self._tuning.leave_checkpoints(connection, limit)
         except sqlite3.DatabaseError as error:
             raise DatabaseUnavailable(str(error), hint=self._why(error)) from error
+        turns = None if arguments.readonly else self._turns
+        connection._turns = turns
+        connection._precede = turns.precede if turns is not None and turns.wants is not None else None
         connection._bypasses = not self._is_shared
         connection._road = self._road
 
@@ -194,6 +207,8 @@ class SQLiteConnector:
 
     def take_back(self, connection: Connection) -> Condition:
         condition = self._reset(connection)
+        if connection._turn is not None and self._turns is not None:
+            self._turns.leave(connection)
         connection.__class__ = Returned
         return condition
 
@@ -237,6 +252,8 @@ class SQLiteConnector:
         with contextlib.suppress(sqlite3.Error):
             connection.__class__ = Returned
             sqlite3.Connection.close(connection)
+        if connection._turn is not None and self._turns is not None:
+            self._turns.leave(connection)
 
 
 @contextlib.contextmanager

@@ -80,6 +80,9 @@ class Cursor(sqlite3.Cursor):
         road = connection._road
         if connection._owner is not None and connection._owner != get_ident():
             connection.check_thread()
+        precede = connection._precede
+        if precede is not None and not precede(connection, sql):
+            precede = None
         kind = kind_of(sql)
         ticket: Answer | None = None
         if kind is _SELECT:
@@ -115,8 +118,12 @@ class Cursor(sqlite3.Cursor):
                 road.record(sql, seconds, -1, type(error).__name__, False)
             except Exception:  # noqa: BLE001
                 do_without("the monitor")
+            if connection._turn is not None:
+                connection.settle()
             raise
         seconds = perf_counter() - start
+        if precede is not None:  # the statement ended a transaction
+            connection.settle()
         try:
             self._record = road.record(sql, seconds, self.rowcount, None, False)
             if kind is _SELECT and ticket is None and road.look is not None:
@@ -139,6 +146,8 @@ class Cursor(sqlite3.Cursor):
         connection.check_thread()
         if not arguments and isinstance(sql, str) and may_alter(sql):  # a script: its first word does not tell
             connection.note_altering(sql)
+        if arguments and connection._precede is not None:
+            connection._precede(connection, sql)
         self._record = None
         start = perf_counter()
         error = None
@@ -153,6 +162,8 @@ class Cursor(sqlite3.Cursor):
                 road.record(sql, seconds, -1 if error else self.rowcount, error, False)
             except Exception:  # noqa: BLE001
                 do_without("the monitor")
+            if connection._turn is not None:
+                connection.settle()
         return self
 
     def fetchall(self) -> list[Any]:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from flask_dbopt.engines.sqlite.checkpoints import worth
+
 _SYNCHRONOUS = {"OFF": 0, "NORMAL": 1, "FULL": 2, "EXTRA": 3}
 _TEMP_STORE = {"DEFAULT": 0, "FILE": 1, "MEMORY": 2}
 
@@ -24,6 +26,7 @@ class Tuning:
     """Applies PRAGMAs to a new connection. A value of None leaves that one alone."""
 
     def __init__(self, pragmas: Mapping[str, Any]) -> None:
+        self._named = frozenset(pragmas)
         self.wanted = {name: value for name, value in pragmas.items() if value is not None}
         self._statements = tuple(
             f"PRAGMA {name}={value}"
@@ -57,6 +60,15 @@ class Tuning:
             execute(f"PRAGMA synchronous={self.wanted['synchronous']}").fetchall()
         faults = self._faults(execute, mode)
         return tuple(fault for fault in faults if not (is_readonly and fault.pragma == "journal_mode"))
+
+    def leave_checkpoints(self, connection: sqlite3.Connection, limit: int) -> None:
+        """Somebody else checkpoints: a commit does so only past ``limit`` bytes of WAL. What was asked for wins."""
+        cursor = sqlite3.Connection.cursor(connection)
+        cursor.row_factory = None
+        pages = max(1, limit // int(cursor.execute("PRAGMA page_size").fetchone()[0]))
+        for name, value in (("wal_autocheckpoint", pages), ("journal_size_limit", worth(limit))):
+            if name not in self._named:
+                cursor.execute(f"PRAGMA {name}={value}").fetchall()
 
     def _faults(self, execute: Callable[[str], sqlite3.Cursor], mode: str) -> tuple[Fault, ...]:
         faults = []
