@@ -110,6 +110,9 @@ def _on_context_end(app: Flask, **_: Any) -> None:
                 if database.pool is not None:
                     database.pool.take_back_from(context)
             close_kept(context)
+        for database in list(app.extensions[_KEPT].optimizer.databases.values()):
+            if database.turns is not None:
+                database.turns.end_forgotten()
         if app.testing:
             # A test removes its database right after: leave neither descriptors nor a -wal file behind.
             optimizer: Optimizer = app.extensions[_KEPT].optimizer
