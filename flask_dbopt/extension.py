@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,9 @@ from flask_dbopt.bridges.apscheduler import Schedule
 from flask_dbopt.bridges.requests import Closer, Listener
 from flask_dbopt.connection import build_road, key_of, lend, place_of, transaction
 from flask_dbopt.databases import Database
+from flask_dbopt.engines.sqlite.connector import Arguments
 from flask_dbopt.errors import ConfigurationError
+from flask_dbopt.monitor.request import CURRENT
 from flask_dbopt.optimizer import Health, Optimizer
 from flask_dbopt.report import Report, build
 from flask_dbopt.settings import resolve
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from flask_dbopt.pool.pool import Pool
 
 Room = TypeVar("Room")
+
+#: Sets of arguments to ``connect()`` whose way to the pool is remembered; an app uses a handful.
+_MOST_KNOWN = 100
 
 
 class DBOptimizer:
@@ -57,6 +62,7 @@ class DBOptimizer:
         self._admin_hook: Callable[[], object] | None = None
         self._receivers: list[Callable[..., None]] = []
         self._optimizers: WeakKeyDictionary[Flask, Optimizer] = WeakKeyDictionary()
+        self._known_loans: dict[tuple[Any, ...], tuple[ref[Flask], Mapping[str, Database], int, Pool, Arguments]] = {}
         if app is not None:
             self.init_app(app)
 
@@ -83,6 +89,7 @@ class DBOptimizer:
         )
         app.extensions["dbopt"] = optimizer
         self._optimizers[app] = optimizer
+        self._known_loans.clear()
         if settings.database is not None:
             adopt(optimizer, "default", settings.database)
         for name, place in settings.databases.items():
@@ -106,12 +113,30 @@ class DBOptimizer:
         Raises PoolTimeout, DatabaseUnavailable, or ConfigurationError when there is no such SQLite database.
         """
         context: Any = _cv_app.get(None)
+        shape = (name, readonly, *arguments.items())
+        known = self._known_loans.get(shape)
+        if known is not None:
+            app, databases, count, pool, key = known
+            if (context is None or context.app is app()) and len(databases) == count and app() is not None:
+                if context is not None:
+                    context._dbopt_loans = True
+                return pool.lend(key, context, CURRENT.get())
         database = self._database(name, context)
         if database.pool is None and not self._optimizer(context).settings.enabled:
             return plain_connection(database, readonly, arguments)
         if context is not None:
             context._dbopt_loans = True
-        return lend(database, key_of(arguments, readonly=readonly), context=context)
+        key = key_of(arguments, readonly=readonly)
+        self._know_loan(shape, database, key)
+        return lend(database, key, context=context)
+
+    def _know_loan(self, shape: tuple[Any, ...], database: Database, key: Arguments) -> None:
+        """Remember where connections of these arguments come from, until there is another app or database."""
+        if database.pool is None or key.factory is not None or len(self._optimizers) != 1:
+            return
+        if len(self._known_loans) < _MOST_KNOWN:
+            ((app, optimizer),) = self._optimizers.items()
+            self._known_loans[shape] = ref(app), optimizer.databases, len(optimizer.databases), database.pool, key
 
     @property
     def connection(self) -> Any:

@@ -28,6 +28,10 @@ class RequestCost:
         """None in ``Recorder.finished``: only a part of a request that is still running."""
         self.status: int | None = None
 
+    def __str__(self) -> str:
+        """As it is named where it holds something: ``GET report.year``."""
+        return f"{self.method} {self.endpoint}"
+
 
 #: The request being served in this context; a thread a request starts has none, unless it copies the context.
 CURRENT: ContextVar[RequestCost | None] = ContextVar("flask_dbopt_request", default=None)
