@@ -33,6 +33,8 @@ _TELLING = frozenset(
     "function_list index_info index_list index_xinfo integrity_check module_list page_count pragma_list quick_check "
     "table_info table_list table_xinfo optimize wal_checkpoint shrink_memory incremental_vacuum".split()
 )
+# SQLAlchemy looks there too for a table by its name; that makes no temp object.
+_OF_TEMP = re.compile(rf"\bpragma\s+temp\s*\.\s*(?=(?:{'|'.join(sorted(_TELLING))})\b)", re.IGNORECASE)
 # PRAGMAs of the file, which the app decides and every connection shares.
 _LASTING = frozenset("application_id auto_vacuum encoding journal_mode page_size user_version".split())
 # PRAGMAs of one connection that can be read, and so put back.
@@ -82,6 +84,7 @@ def may_alter(script: str) -> bool:
 @lru_cache(256)
 def changed_pragmas(sql: str) -> tuple[str, ...] | None:
     """The PRAGMAs that the text sets and that can be put back. None: it does more, or what is not clear."""
+    sql = _OF_TEMP.sub("PRAGMA ", sql)
     marks = _MARKS.findall(sql)
     if any(mark.lower() != "pragma" for mark in marks):
         return None
