@@ -17,7 +17,7 @@ from flask_dbopt.optimizer import Optimizer
 from flask_dbopt.pool.stats import PoolStats
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Engine, Pool
 
 #: Engines that are looked after already, by anybody in this process.
 _attached: WeakKeyDictionary[Any, _Attachment] = WeakKeyDictionary()
@@ -191,7 +191,7 @@ class _Counter:
     def stats(self) -> PoolStats:
         engine = self._engine()
         pool = None if engine is None else engine.pool
-        size, idle, lent = (getattr(pool, name, int)() for name in ("size", "checkedin", "checkedout"))
+        size, idle, lent = (_figure(pool, name) for name in ("size", "checkedin", "checkedout"))
         return PoolStats(
             pool_max=size + max(0, getattr(pool, "_max_overflow", 0)),
             pool_size=max(0, idle + lent),
@@ -201,6 +201,12 @@ class _Counter:
             connections_num=self._opened,
             connections_lost=self._lost,
         )
+
+
+def _figure(pool: Pool | None, name: str) -> int:
+    """Some pools have no such figure, and some keep it in an attribute."""
+    figure = getattr(pool, name, 0)
+    return int(figure() if callable(figure) else figure)
 
 
 class _EventTiming:

@@ -135,9 +135,7 @@ def test_a_job_added_while_it_runs_replaces_the_one_of_its_name(schedule: Schedu
     assert old == []
 
 
-def test_a_job_that_fails_is_logged_and_runs_again(
-    schedule: Schedule, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_job_that_fails_is_logged_and_runs_again(schedule: Schedule, caplog: pytest.LogCaptureFixture) -> None:
     runs: list[int] = []
 
     def fail() -> None:
@@ -243,9 +241,7 @@ def test_debug_mode_without_a_reloader_does_not_keep_it_from_starting(
     assert done.wait(10)
 
 
-def test_a_server_without_threads_is_told_as_a_problem(
-    schedule: Schedule, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_without_threads_is_told_as_a_problem(schedule: Schedule, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(scheduler: BackgroundScheduler) -> None:
         raise RuntimeError("The scheduler seems to be running under uWSGI, but threads have been disabled.")
 
@@ -260,9 +256,7 @@ def test_a_server_without_threads_is_told_as_a_problem(
 
 
 @pytest.mark.parametrize("host_first", [True, False])
-def test_the_hosts_own_scheduler_keeps_its_jobs_its_api_and_its_place(
-    schedule: Schedule, host_first: bool
-) -> None:
+def test_the_hosts_own_scheduler_keeps_its_jobs_its_api_and_its_place(schedule: Schedule, host_first: bool) -> None:
     ticks: list[int] = []
     app = Flask("host")
     app.config.update(
