@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -201,6 +201,7 @@ SETTINGS: Mapping[str, Setting] = {
 """Every declaration by field name, in the order of the rooms."""
 
 _BY_KEY = {one.key: one for one in SETTINGS.values()}
+_BY_ALIAS = {one.env: one for one in SETTINGS.values() if one.env}
 
 _PAIRS = (("pool_min", "pool_max"), ("cache_max_result", "cache_max_bytes"))
 """The first of each may not be more than the second."""
@@ -216,19 +217,21 @@ def resolve(
     """
     keywords = keywords or {}
     faults = _unknown("app.config", (name for name in config if str(name).startswith(PREFIX)), _BY_KEY)
-    faults += _unknown("environment", (name for name in environ if name.startswith(PREFIX)), _BY_KEY)
+    ours = {name: environ[name] for name in environ if name.startswith(PREFIX) or name in _BY_ALIAS}
+    faults += _unknown("environment", (name for name in ours if name.startswith(PREFIX)), _BY_KEY)
     faults += _unknown("keyword", keywords, SETTINGS)
+    given = _given(config, ours, keywords)
     values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    for one in SETTINGS.values():
-        source, given = next(_given(one, config, environ, keywords), ("default", one.default))
-        sources[one.name] = source
-        if source == "default":
+    sources = dict.fromkeys(SETTINGS, "default")
+    for name in SETTINGS:
+        if name not in given:
             continue
+        one, source, value = given[name]
+        sources[name] = source
         try:
-            values[one.name] = one.read(given)
+            values[name] = one.read(value)
         except ValueError as fault:
-            faults.append(f"{source} = {_quoted(one, given)}: {fault}")
+            faults.append(f"{source} = {_quoted(one, value)}: {fault}")
     faults += _disagreements(values, sources)
     if faults:
         count = "1 setting cannot be used" if len(faults) == 1 else f"{len(faults)} settings cannot be used"
@@ -243,16 +246,21 @@ def resolve(
 
 
 def _given(
-    one: Setting, config: Mapping[str, Any], environ: Mapping[str, str], keywords: Mapping[str, Any]
-) -> Iterator[tuple[str, Any]]:
-    """Where the setting is given and what as, the place that counts first."""
-    if one.key in config:
-        yield f"app.config {one.key}", config[one.key]
-    for name in (one.key, one.env):
-        if name and environ.get(name, "").strip():
-            yield f"environment {name}", environ[name]
-    if one.name in keywords:
-        yield f"keyword {one.name}", keywords[one.name]
+    config: Mapping[str, Any], environ: Mapping[str, str], keywords: Mapping[str, Any]
+) -> dict[str, tuple[Setting, str, Any]]:
+    """Each setting that is given somewhere, with the place that counts and the value there.
+
+    The places come from the weakest to the strongest, and not setting by setting: an app gives a few of many.
+    """
+    found = {name: (SETTINGS[name], f"keyword {name}", value) for name, value in keywords.items() if name in SETTINGS}
+    for names in (_BY_ALIAS, _BY_KEY):
+        for name, value in environ.items():
+            if name in names and value.strip():
+                found[names[name].name] = (names[name], f"environment {name}", value)
+    for name, value in config.items():
+        if name in _BY_KEY:
+            found[_BY_KEY[name].name] = (_BY_KEY[name], f"app.config {name}", value)
+    return found
 
 
 def _unknown(place: str, names: Iterable[str], known: Mapping[str, Setting]) -> list[str]:
