@@ -228,7 +228,7 @@ class SQLiteConnector:
                 for name, value in connection._pragmas.items():
                     _run(connection, f"PRAGMA {name}={value}")
                 connection._pragmas.clear()
-            connection._bypasses = not self._is_shared
+                connection._bypasses = not self._is_shared
             wanted = connection._arguments.isolation_level
             if connection.isolation_level != wanted:
                 connection.isolation_level = cast(Any, wanted)
