@@ -36,7 +36,8 @@ def find(extension: Any) -> dict[str, Any]:
             f"app.extensions['sqlalchemy'] is a {type(extension).__name__}, which names no engines",
             hint="Flask-SQLAlchemy 3.1 or newer is needed, or dbopt.attach(engine)",
         ) from None
-    return {"default" if key is None else str(key): engine for key, engine in engines.items()}
+    main_first = sorted(engines.items(), key=lambda bind: bind[0] not in (None, "default"))
+    return {"default" if key is None else str(key): engine for key, engine in main_first}
 
 
 def attach(optimizer: Optimizer, engine: Any, name: str = "default") -> Database:
