@@ -73,14 +73,13 @@ class Pool:
         self.stock = Stock(
             name,
             connector,
+            most_idle=maximum,
             max_lifetime=max_lifetime,
             check_after=check_after,
             emit=emit,
             clock=clock,
             chance=chance,
         )
-        self.trace_loans = False
-        """Remember where each loan was made. Without it only those are traced who did not give one back before."""
         self.reconnect_failed: Callable[[Pool], object] | None = None
         """Called once when no connection could be opened for ``DBOPT_POOL_RECONNECT_TIMEOUT`` seconds."""
         self._check_after = check_after
@@ -92,12 +91,13 @@ class Pool:
         self.idle = self.stock.shelves
         self.lent: dict[int, Entry] = {}
         """By the connection's id. Whoever takes an entry out of here ends its loan."""
-        self.suspects: set[str] = set()
-        """Borrowers who did not give a connection back in time."""
+        self._suspects: set[str] = set()
+        """Borrowers who did not give a connection back in time; only their loans are traced."""
+        self._is_tracing = False
         self.line = Line(self.maximum, self.clock)
         self.is_closed = False
         self.last_key: Hashable = None
-        """The connect arguments asked for last."""
+        """The connect arguments asked for last when none of theirs was at hand."""
         self._late = self._queued = self._request_errors = self._bad_returns = 0
         self._waited = 0.0
         self._collected_at: float | None = None
@@ -126,7 +126,6 @@ class Pool:
             identity, now = self.connector.identity(), self.clock()
         entry = None
         try:
-            self.last_key = key
             idle = self.idle.get(key)
             if idle:
                 try:
@@ -159,7 +158,7 @@ class Pool:
                 self._request_errors += 1
             if entry is not None:
                 self.stock.discard(entry, "it could not be lent")
-            self._free_place()
+            line.give()
             raise
         if is_late:
             with self.lock:
@@ -167,7 +166,7 @@ class Pool:
                 entry.loans += 1
         else:
             entry.loans += 1
-        if self.suspects or self.trace_loans:
+        if self._is_tracing:
             self._trace(entry)
         return connection
 
@@ -237,6 +236,7 @@ class Pool:
 
     def _find(self, key: Hashable, identity: Identity | None, now: float) -> Entry | None:
         """An idle connection that is fit, if need be one that was dropped without ``close()``."""
+        self.last_key = key
         found = self.stock.pick(key, identity, now)
         if found is None and self.lent and self.collect_dropped():
             found = self.stock.pick(key, identity, now)
@@ -273,9 +273,8 @@ class Pool:
         """The end of a loan: the connection goes back to its shelf, or is closed, and its place comes free."""
         try:
             condition = self.connector.take_back(entry.connection)
-            now = self.clock()
+            entry.idle_since = now = self.clock()
             entry.used += now - entry.lent_at
-            entry.idle_since = now
             entry.context = None
             if entry.is_reported:
                 self._note_return(entry, now)
@@ -287,21 +286,16 @@ class Pool:
                 self.stock.discard(entry, "it could not be lent again")
             else:
                 entry.shelf.append(entry)
-                if self.is_closed:
-                    self.let_go()
-                elif len(self.stock.entries) - len(self.lent) > self.maximum:
-                    self.stock.trim(entry, self.maximum)
+                if self.stock.is_full:
+                    self.stock.trim(entry)
         finally:
-            self._free_place()
-
-    def _free_place(self) -> None:
-        line = self.line
-        if line.is_calm:
-            line.free.append(None)
-            if not line.is_calm:
-                line.tend()
-        else:
-            line.give()
+            line = self.line
+            if line.is_calm:
+                line.free.append(None)
+                if not line.is_calm:
+                    line.tend()
+            else:
+                line.give()
 
     def _note_return(self, entry: Entry, now: float) -> None:
         log.warning(
@@ -312,7 +306,7 @@ class Pool:
     def _trace(self, entry: Entry) -> None:
         """Remember where a loan was made, if its borrower is one of those who forget."""
         entry.stack = None
-        if self.trace_loans or entry.borrower_name() in self.suspects:
+        if entry.borrower_name() in self._suspects:
             entry.stack = traceback.StackSummary.extract(
                 traceback.walk_stack(None), limit=25, lookup_lines=False, capture_locals=False
             )
@@ -320,8 +314,9 @@ class Pool:
 
     def suspect(self, name: str) -> None:
         """Trace the loans of this borrower from now on."""
-        if len(self.suspects) < _MOST_SUSPECTS:
-            self.suspects.add(name)
+        if len(self._suspects) < _MOST_SUSPECTS:
+            self._suspects.add(name)
+            self._is_tracing = True
 
     # --- looking after it ---
 
@@ -329,9 +324,7 @@ class Pool:
         """Open one connection ahead of need."""
         entry = self.stock.open(key)
         self.connector.take_back(entry.connection)
-        entry.shelf.insert(0, entry)
-        if self.is_closed:
-            self.let_go()
+        self.stock.keep_for_later(entry)
 
     def check(self) -> int:
         """Ask every idle connection whether it still answers and close those that do not; how many that was."""
@@ -350,6 +343,7 @@ class Pool:
         with self.lock:
             more = maximum - self.maximum
             self.minimum, self.maximum = minimum, maximum
+        self.stock.resize(maximum)
         self.line.resize(more)
 
     def drain(self) -> int:
@@ -367,9 +361,10 @@ class Pool:
 
         May run in a finalizer, in the middle of anything: it never waits for the lock.
         """
-        self.is_closed = True
-        if self.lock.acquire(blocking=False):
-            self.lock.release()
+        stock = self.stock
+        self.is_closed = stock.is_closed = stock.is_full = True
+        if stock.lock.acquire(blocking=False):
+            stock.lock.release()
             self.drain()
 
     def abandon(self) -> None:

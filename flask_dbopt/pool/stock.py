@@ -21,6 +21,7 @@ class Stock:
         name: str,
         connector: Connector,
         *,
+        most_idle: int,
         max_lifetime: float,
         check_after: float,
         emit: Emit = silence,
@@ -30,6 +31,7 @@ class Stock:
         """Durations in seconds. ``name`` is the pool's."""
         self.name = name
         self.connector = connector
+        self.most_idle = most_idle
         self.max_lifetime = max_lifetime
         self.check_after = check_after
         self.emit = emit
@@ -43,6 +45,10 @@ class Stock:
         self.shelves: dict[Hashable, list[Entry]] = {}
         """The idle ones by connect arguments; the most recently used last. Some are parked: still held by somebody."""
         self.entries: set[Entry] = set()
+        self.is_closed = False
+        """Whatever comes back is closed."""
+        self.is_full = False
+        """Who puts one on a shelf has to call ``trim``: there may be too many."""
         self.last_identity: Identity | None = None
         """The file that was opened last."""
         self.loans_of_closed = 0
@@ -68,6 +74,7 @@ class Stock:
             del connection
             entry.calibrate()
             self.entries.add(entry)
+            self._measure()
             self.opened += 1
             self.last_identity = identity
             self.opening += now - started
@@ -104,16 +111,36 @@ class Stock:
                 return entry
         return None
 
-    def trim(self, back: Entry, most: int) -> None:
-        """Close the idle connection that was not used for longest, when there are more than ``most``.
+    def keep_for_later(self, entry: Entry) -> None:
+        """Put one on its shelf as if it had not been used for longest."""
+        entry.shelf.insert(0, entry)
+        if self.is_closed:
+            self.close_idle()
+
+    def trim(self, back: Entry) -> None:
+        """Close the idle connection that was not used for longest, when there are more than there may be.
 
         Parked ones do not count. ``back`` is not one, though whoever gives it back this moment still holds it.
         """
+        if self.is_closed:
+            self.close_idle()
+            return
+        if sum(map(len, list(self.shelves.values()))) <= self.most_idle:
+            return
         usable = [entry for entry in self.idle() if entry is back or not entry.is_held()]
-        if len(usable) > most:
+        if len(usable) > self.most_idle:
             oldest = min(usable, key=lambda entry: entry.idle_since)
             if self.claim(oldest):
                 self.discard(oldest)
+
+    def resize(self, most_idle: int) -> None:
+        """Keep more idle ones, or fewer from the next return on."""
+        with self.lock:
+            self.most_idle = most_idle
+            self._measure()
+
+    def _measure(self) -> None:
+        self.is_full = self.is_closed or len(self.entries) > self.most_idle
 
     def check(self) -> int:
         """Ask every idle connection whether it still answers and close those that do not; how many that was."""
@@ -122,7 +149,7 @@ class Stock:
             if entry.is_held() or not self.claim(entry):
                 continue
             if self.connector.is_alive(entry.connection):
-                entry.shelf.insert(0, entry)
+                self.keep_for_later(entry)
             else:
                 self.lose(entry)
                 lost += 1
@@ -139,6 +166,7 @@ class Stock:
         self.connector.close(entry.connection)
         with self.lock:
             self.entries.discard(entry)
+            self._measure()
             self.loans_of_closed += entry.loans
             self.used_of_closed += entry.used
         if reason:
