@@ -57,7 +57,7 @@ def take(url: str) -> None:
         photograph(page, f"{url}/_dbopt/?since=15m", "overview", until=".charts")
         photograph(page, f"{url}/_dbopt/queries?since=15m", "queries", height=1000)
         statement = page.locator('tr:has-text("index advice") a[href*="/queries/"]').first.get_attribute("href")
-        photograph(page, f"{url}{statement}", "query", height=1200)
+        photograph(page, f"{url}{statement}", "query", height=1100)
         photograph(page, f"{url}/_dbopt/cache?since=15m", "cache", until="#chart")
         photograph(page, f"{url}/_dbopt/backups", "backups", height=960)
         browser.close()
