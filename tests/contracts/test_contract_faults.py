@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -202,3 +203,41 @@ def test_a_pragma_that_cannot_be_read_beforehand_costs_the_connection_and_nothin
     monkeypatch.undo()
     with dbopt.borrow() as c:
         assert c.execute("PRAGMA cache_size").fetchone() == (-10000,)
+
+
+@pytest.mark.parametrize("name", ["Lane.enter", "Crossing.take", "Crossing._open"])
+@pytest.mark.parametrize("transactions", ["app", "immediate"])
+def test_a_writers_line_that_fails_keeps_nobody_from_writing(
+    make_app: Callable[..., Flask],
+    path: Path,
+    name: str,
+    transactions: str,
+    monkeypatch: pytest.MonkeyPatch,
+    told: pytest.LogCaptureFixture,
+) -> None:
+    app = make_app(DBOPT_DATABASE=str(path), DBOPT_SQLITE_TRANSACTIONS=transactions)
+    dbopt = DBOptimizer(app)
+    monkeypatch.setattr(f"flask_dbopt.pool.lane.{name}", broken)
+
+    @app.post("/")
+    def index() -> str:
+        with dbopt.transaction() as c:
+            c.execute("INSERT INTO note (text) VALUES ('x')")
+        dbopt.connection.execute("INSERT INTO note (text) VALUES ('y')")
+        dbopt.connection.commit()
+        return str(dbopt.connection.execute("SELECT count(*) FROM note").fetchone()[0])
+
+    assert [app.test_client().post("/").text for _ in range(3)] == ["2", "4", "6"]
+    assert "the writers' line failed" in told.text
+
+
+def test_who_asks_for_an_immediate_transaction_is_refused_only_by_the_database(dbopt: DBOptimizer, path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path, timeout=0)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with dbopt.borrow() as c:
+            c.execute("PRAGMA busy_timeout = 10")
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                c.execute("BEGIN IMMEDIATE")
+        other.rollback()
+    with dbopt.transaction() as c:
+        c.execute("INSERT INTO note VALUES (1, 'x')")

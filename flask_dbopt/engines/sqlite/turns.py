@@ -15,6 +15,8 @@ from threading import get_ident
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
+from flask_dbopt.engines.sqlite.cursor import do_without
+
 if TYPE_CHECKING:
     from flask_dbopt.engines.sqlite.connection import Connection
 
@@ -119,6 +121,15 @@ class Turns:
 
     def precede(self, connection: Connection, sql: str) -> bool:
         """Before a statement. Whether it ends the transaction, so that ``settle`` must follow it."""
+        try:
+            return self._precede(connection, sql)
+        except sqlite3.Error:  # the database's word, and WriterTimeout
+            raise
+        except Exception:  # noqa: BLE001  # ours, so not the app's affair
+            do_without("the writers' line")
+            return False
+
+    def _precede(self, connection: Connection, sql: str) -> bool:
         deed = deed_of(sql)
         if connection._turn is not None:
             if not connection.in_transaction:
@@ -142,7 +153,10 @@ class Turns:
         """Let the next writer come: the connection is closed, or was given back."""
         turn, connection._turn, connection._begun_for = connection._turn, None, None
         if turn is not None:
-            self.lane.leave(turn)
+            try:
+                self.lane.leave(turn)
+            except Exception:  # noqa: BLE001
+                do_without("the writers' line")
 
     def end_forgotten(self) -> None:
         """In a thread whose request is over: end what was begun for it, if it only read; else the app must end it."""
@@ -177,7 +191,12 @@ class Turns:
             other = self._writer()
             if other is not None and self._has_only_read(other):
                 self._end_reading(other)  # we began it, and for one connection the app would not have waited
-        connection._turn = self.lane.enter(self._who(), connection._identity, wait, connection)
+        try:
+            connection._turn = self.lane.enter(self._who(), connection._identity, wait, connection)
+        except sqlite3.Error:
+            raise
+        except Exception:  # noqa: BLE001  # SQLite's own lock still keeps the order
+            do_without("the writers' line")
 
     def _writer(self) -> Connection | None:
         """The connection whose turn it is in this process."""
