@@ -153,7 +153,7 @@ OBJECTS = {
 #: Methods that other rooms call, not an app.
 INWARD = {
     Pool: {"abandon", "add_idle", "close", "collect_dropped", "count_lost", "discard", "lend", "take_back"}
-    | {"let_go", "take_back_from"},
+    | {"let_go", "suspect", "take_back_from"},
     Cache: {"abandon", "close", "let_go", "shelf", "sweep"},
     Monitor: {"abandon", "close", "evaluate", "let_go", "source", "sweep"},
     Advisor: {"abandon"},
