@@ -127,7 +127,7 @@ class Settings:
     monitor_slow_seconds: float = setting(0.1, "from here on a statement is slow", unit="seconds", low=0)
     monitor_record_params: bool = setting(False, "whether values of statements are kept", later=True)
     monitor_n_plus_one: int = setting(10, "repeats of a statement in a request that are reported; 0: never",
-                                      unit="calls", low=0, later=True)
+                                      unit="calls", low=0)
     monitor_retention_days: float = setting(30.0, "how long figures are kept", unit="days", low=0.01)
     monitor_guard: str = setting("log", "what happens to a suspected SQL injection",
                                  choices=("log", "block", "off"), check=_guard, later=True)
@@ -159,7 +159,7 @@ class Settings:
     alert_connection_errors_per_hour: int = setting(10, "alert when there are more",
                                                     unit="errors an hour", low=0)
     alert_rules: Mapping[str, Any] = setting({}, "further rules by name: a threshold, or False",
-                                               check=_rules, later=True)
+                                               check=_rules)
     alert_webhook: str | None = setting(None, "address that alerts are posted to", secret=True,
                                         check=_web_address, later=True)
 
