@@ -8,15 +8,17 @@ no protection: that stays SQLite's. So where no lock file can be had, writers go
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
+import struct
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from weakref import ref
+from weakref import finalize, ref
 
 from flask_dbopt.errors import WriterTimeout
 from flask_dbopt.lease import default_directory, file_name, open_folder, try_lock
@@ -29,8 +31,14 @@ _LOOK_AGAIN = 0.05
 _STINT = 0.005
 #: Seconds between tries for the processes' lock, for whoever is next and for the others.
 _TRY_NEXT, _TRY = 0.0001, 0.0005
-#: Bytes of a lock file that say who has it.
-_SIGNATURE = 200
+#: Seconds for which it counts that a process said it is next.
+_FRESH = 0.01
+#: Seconds between looks whether the lock files are still there.
+_CHECK_AFTER = 1.0
+#: The shared page: when somebody was next (by the system's monotonic clock); who has the lock, process, since, name.
+_NEXT = struct.Struct("=d")
+_SIGNATURE = struct.Struct("=qd100s")
+_PAGE = _NEXT.size + _SIGNATURE.size
 
 
 class Turn:
@@ -170,65 +178,77 @@ class Lane:
 
 
 class Crossing:
-    """The lock between the processes: a ``flock`` for the one that writes, and one for the one that is next.
+    """The lock between the processes: a ``flock``, and another for the process that is next.
 
-    Without the second a process that comes back at once would always find the lock free before those that sleep.
-    The locks lie on open files, which a forked child shares: it only closes them. A killed process frees both.
+    Who is next says so on a shared page, and nobody overtakes it: a process that comes back at once would always find
+    the lock free before one that sleeps. The locks lie on open files, which a forked child shares: it only closes them.
+    A killed process frees both, and what it said grows stale.
     """
 
     def __init__(self, directory: Path, clock: Callable[[], float]) -> None:
         self._directory = directory
         self._clock = clock
-        self._files: tuple[int, int] | None = None
-        self._identity: Hashable = None
+        self._files: _Files | None = None
         self._held = False
         self._since = 0.0
         self.problem = ""
 
     def take(self, turn: Turn, wait: Callable[[], float], asked: float) -> bool:
         """Whether it was got in time; also where there can be none."""
-        if self._held and self._identity == turn.identity:  # passed on by the thread before
-            self._sign(turn)
+        files = self._files
+        if self._held and files is not None and files.identity == turn.identity:
+            files.sign(turn.who)  # passed on by the thread before
             return True
         self.give_back()
-        files = self._open(turn.identity)
-        if files is None:
-            return True
-        own, next_ = files
-        is_next = False
-        began = self._clock()
-        spent = 0.0
-        limit = None
-        try:
-            while True:
-                if is_next or try_lock(next_, fcntl.LOCK_SH):
-                    if try_lock(own, fcntl.LOCK_EX):
-                        break
-                    if not is_next:
-                        fcntl.flock(next_, fcntl.LOCK_UN)
-                pause = _TRY_NEXT if is_next else _TRY
-                spent = max(spent + pause, self._clock() - began)
-                if limit is None:
-                    limit = wait()
-                if spent + (began - asked) >= limit:
-                    return False
-                if spent > _STINT and not is_next:
-                    is_next = try_lock(next_, fcntl.LOCK_EX)
-                time.sleep(pause)
-        finally:
-            fcntl.flock(next_, fcntl.LOCK_UN)
-        self._held, self._since = True, self._clock()
-        self._sign(turn)
+        now = self._clock()
+        if files is None or files.identity != turn.identity or now - files.checked > _CHECK_AFTER:
+            files = self._open(turn.identity, now)
+            if files is None:
+                return True
+        if files.is_somebody_next(now) or not try_lock(files.lane, fcntl.LOCK_EX):
+            if not self._queue(files, wait() - (now - asked), now):
+                return False
+            now = self._clock()
+        self._held, self._since = True, now
+        files.sign(turn.who)
         return True
+
+    def _queue(self, files: _Files, limit: float, began: float) -> bool:
+        """Try again and again, and after a while as the one that is next."""
+        is_next = False
+        spent = 0.0
+        try:
+            while spent < limit:
+                pause = _TRY_NEXT if is_next else _TRY
+                time.sleep(min(pause, limit - spent))
+                now = self._clock()
+                spent = max(spent + pause, now - began)
+                if not is_next and spent > _STINT:
+                    is_next = try_lock(files.next, fcntl.LOCK_EX)
+                if is_next:
+                    files.say_next(now)
+                elif files.is_somebody_next(now):
+                    continue
+                if try_lock(files.lane, fcntl.LOCK_EX):
+                    return True
+            return False
+        finally:
+            if is_next:
+                files.say_next(0.0)
+                fcntl.flock(files.next, fcntl.LOCK_UN)
 
     def may_pass_to(self, turn: Turn) -> bool:
         """Whether another thread may have it next, or other processes must get their chance."""
-        return self._held and self._identity == turn.identity and self._clock() - self._since < _STINT
+        files = self._files
+        if not self._held or files is None or files.identity != turn.identity:
+            return False
+        now = self._clock()
+        return now - self._since < _STINT or not files.is_somebody_next(now)
 
     def give_back(self) -> None:
         """Let the next process have it; harmless when it is not held."""
         if self._held and self._files is not None:
-            fcntl.flock(self._files[0], fcntl.LOCK_UN)
+            fcntl.flock(self._files.lane, fcntl.LOCK_UN)
         self._held = False
 
     def abandon(self) -> None:
@@ -240,57 +260,92 @@ class Crossing:
         """Give it back and let go of the files."""
         self.give_back()
         files, self._files = self._files, None
-        for fd in files or ():
-            with suppress(OSError):
-                os.close(fd)
+        if files is not None:
+            files.close()
 
     def holder(self) -> tuple[str, int, float] | None:
-        """Who has it in another process (name, process, seconds), as its file says."""
-        if self._files is None:
-            return None
-        told = os.pread(self._files[0], _SIGNATURE, 0).decode(errors="replace").rstrip().split(" ", 2)
-        try:
-            return told[2], int(told[0]), max(0.0, time.time() - float(told[1]))
-        except (ValueError, IndexError):  # nobody has signed it yet
-            return None
+        """Who has it in another process (name, process, seconds), as the shared page says."""
+        return None if self._files is None else self._files.signature()
 
-    def __del__(self) -> None:
-        """Closing frees what is held; nothing else is needed."""
-        for fd in getattr(self, "_files", None) or ():
-            with suppress(OSError):
-                os.close(fd)
-
-    def _open(self, identity: Hashable) -> tuple[int, int] | None:
+    def _open(self, identity: Hashable, now: float) -> _Files | None:
         files = self._files
         if files is not None:
-            # A cleaner of temporary files may have taken them away: then others lock new ones.
-            if self._identity == identity and os.fstat(files[0]).st_nlink and os.fstat(files[1]).st_nlink:
+            if files.identity == identity and files.are_there():
+                files.checked = now
                 return files
             self.close()
-        opened: list[int] = []
         try:
-            folder = open_folder(self._directory)
-            try:
-                for kind in ("lane", "next"):
-                    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-                    opened.append(os.open(file_name(f"file {identity}", kind), flags, 0o600, dir_fd=folder))
-            finally:
-                os.close(folder)
+            files = _Files(self._directory, identity)
         except OSError as error:
-            for fd in opened:
-                os.close(fd)
             self.problem = f"{self._directory}: {error.strerror or error}"
             return None
         self.problem = ""
-        self._files, self._identity = (opened[0], opened[1]), identity
-        return self._files
+        files.checked = now
+        self._files = files
+        return files
 
-    def _sign(self, turn: Turn) -> None:
-        """Say who has it. Always as many bytes, so that a shorter name leaves nothing of a longer one."""
-        if self._files is not None:
-            told = f"{os.getpid()} {time.time():.3f} {turn.who}".encode()
-            with suppress(OSError):  # a full disk is no reason not to write
-                os.pwrite(self._files[0], told[:_SIGNATURE].ljust(_SIGNATURE), 0)
+
+class _Files:
+    """The open lock files of one database, and the page that its processes share."""
+
+    def __init__(self, directory: Path, identity: Hashable) -> None:
+        """Raises OSError when the folder cannot be used."""
+        self.identity = identity
+        self.checked = 0.0
+        with ExitStack() as opened:
+            folder = open_folder(directory)
+            opened.callback(os.close, folder)
+
+            def open_file(kind: str) -> int:
+                flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+                return os.open(file_name(f"file {identity}", kind), flags, 0o600, dir_fd=folder)
+
+            with ExitStack() as kept:
+                self.lane = open_file("lane")
+                kept.callback(os.close, self.lane)
+                self.next = open_file("next")
+                kept.callback(os.close, self.next)
+                # On a description of its own, since the map keeps one, also in a forked child.
+                page = open_file("next")
+                opened.callback(os.close, page)
+                if os.fstat(page).st_size < _PAGE:  # written, not stretched: a hole could not be filled on a full disk
+                    os.pwrite(page, bytes(_PAGE), 0)
+                self._page = mmap.mmap(page, _PAGE)
+                self._finish = finalize(self, _close, self._page, kept.pop_all())
+
+    def are_there(self) -> bool:
+        """Whether others would find the same files; a cleaner of temporary files takes old ones away."""
+        for fd in (self.lane, self.next):
+            if not os.fstat(fd).st_nlink:
+                return False
+            os.utime(fd)
+        return True
+
+    def is_somebody_next(self, now: float) -> bool:
+        """Whether a process in line said so a moment ago."""
+        said: float = _NEXT.unpack_from(self._page, 0)[0]
+        return said != 0.0 and -_FRESH < now - said < _FRESH
+
+    def say_next(self, now: float) -> None:
+        """Ask the others to let us go first; 0.0 takes it back."""
+        _NEXT.pack_into(self._page, 0, now)
+
+    def sign(self, who: str) -> None:
+        """Say who has it, for others to tell. It is not protected: a torn one is wrong in a message."""
+        _SIGNATURE.pack_into(self._page, _NEXT.size, os.getpid(), time.time(), who.encode())
+
+    def signature(self) -> tuple[str, int, float] | None:
+        """What ``sign`` said last, and how long ago."""
+        pid, since, who = _SIGNATURE.unpack_from(self._page, _NEXT.size)
+        return (who.rstrip(b"\0").decode(errors="ignore"), pid, max(0.0, time.time() - since)) if pid else None
+
+    def close(self) -> None:
+        self._finish()
+
+
+def _close(page: mmap.mmap, files: ExitStack) -> None:
+    page.close()
+    files.close()
 
 
 def _locked(waited: float, holder: tuple[str, int, float] | None) -> WriterTimeout:

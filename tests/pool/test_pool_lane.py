@@ -282,9 +282,11 @@ def test_without_a_folder_for_locks_writers_go_on_without(tmp_path):
 
 
 def test_lock_files_that_a_cleaner_took_away_are_made_again(make_lane, tmp_path):
-    lane = make_lane()
+    now = [100.0]
+    lane = make_lane(clock=lambda: now[0])
     lane.leave(lane.enter("mine", FILE, patiently))
     (tmp_path / "locks" / file_name(f"file {FILE}", "lane")).unlink()
+    now[0] += 2.0
     lane.leave(lane.enter("mine", FILE, patiently))
     assert (tmp_path / "locks" / file_name(f"file {FILE}", "lane")).exists()
 
