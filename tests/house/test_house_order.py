@@ -34,10 +34,11 @@ def kept() -> list[Path]:
 
 
 def test_no_file_is_too_long_to_be_read_at_a_sitting():
+    """Tests may be a little longer: they are looked up by name, not read from the top."""
     long = {
         str(file.relative_to(ROOT)): count
         for file in ALL
-        if (count := len(file.read_text().splitlines())) > 400
+        if (count := len(file.read_text().splitlines())) > (500 if file.is_relative_to(ROOT / "tests") else 400)
     }
     assert long == {}
 
