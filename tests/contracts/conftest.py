@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,7 +50,6 @@ def make_app(tmp_path: Path) -> Iterator[Callable[..., Flask]]:
         optimizer = app.extensions.get("dbopt")
         if optimizer is not None:
             optimizer.close()
-    gc.collect()
 
 
 @pytest.fixture
