@@ -94,7 +94,9 @@ def _on_request_end(app: Flask, **_: Any) -> None:
     try:
         if cost is not None:
             optimizer: Optimizer = app.extensions[_KEPT].optimizer
-            if cost.recorder is optimizer.monitor.recorder:
+            if not optimizer.settings.monitor_enabled:
+                CURRENT.set(cost.outer)
+            elif cost.recorder is optimizer.monitor.recorder:
                 optimizer.monitor.recorder.end(cost, cost.status)
     except Exception:
         log.exception("this request was not measured")

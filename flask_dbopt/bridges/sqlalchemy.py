@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -118,6 +119,7 @@ class _Attachment:
             self._time_by_events()
         else:
             self._listen("do_connect", _Opener(database))
+            self._listen("checkin", self._tune_again)
         self._listen("connect", counter.on_connect)
         self._listen("checkout", counter.on_checkout)
         self._listen("invalidate", counter.on_invalidate)
@@ -144,6 +146,12 @@ class _Attachment:
         for name, listener in self._listeners:
             event.remove(engine, name, listener)
         self._database.pools.remove(self._stats)
+
+    def _tune_again(self, connection: Any, record: Any) -> None:
+        """A new database is empty when its first connections are opened: they join WAL once there is something."""
+        if isinstance(connection, Connection) and self._database.connector is not None:
+            with suppress(sqlite3.Error):
+                self._database.connector.tune_again(connection)
 
     def _listen(self, name: str, listener: Callable[..., Any]) -> None:
         from sqlalchemy import event

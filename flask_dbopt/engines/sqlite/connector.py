@@ -148,6 +148,16 @@ class SQLiteConnector:
         connection._bypasses = not self._is_shared
         connection._road = self._road
 
+    def tune_again(self, connection: Connection) -> None:
+        """Tune a connection that could not be when it was opened: the file was empty, or locked.
+
+        For when it is given back, so it waits for no lock.
+        """
+        if not connection._tuned:
+            _run(connection, "PRAGMA busy_timeout=0")
+            connection._tuned = self._tune(connection)
+            _run(connection, f"PRAGMA busy_timeout={round(self._timeout(connection._arguments) * 1000)}")
+
     def _tune(self, connection: Connection) -> bool:
         """Whether the connection need not be tuned again. A lock is no failure: the next loan tries again."""
         try:
@@ -232,11 +242,7 @@ class SQLiteConnector:
             wanted = connection._arguments.isolation_level
             if connection.isolation_level != wanted:
                 connection.isolation_level = cast(Any, wanted)
-            if not connection._tuned:
-                # Who gives a connection back does not wait for a lock.
-                _run(connection, "PRAGMA busy_timeout=0")
-                connection._tuned = self._tune(connection)
-                _run(connection, f"PRAGMA busy_timeout={round(self._timeout(connection._arguments) * 1000)}")
+            self.tune_again(connection)
         except sqlite3.Error:
             return Condition.UNFIT
         return condition
