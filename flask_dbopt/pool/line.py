@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 #: Seconds the first in line may be overtaken. Handing over costs a thread switch, during which nobody works.
 PATIENCE = 0.001
+#: Seconds between two places that are handed over; the threads that run go on running in between.
+PACE = 0.002
 #: Seconds between looks for connections that were dropped without ``close()``, while somebody waits.
 LOOK_AGAIN = 0.05
 
@@ -40,7 +42,7 @@ class Waiter:
 class Line:
     """The places of one pool. All durations in seconds."""
 
-    __slots__ = ("_clock", "_debt", "_handed_at", "free", "is_calm", "lock", "waiters")
+    __slots__ = ("_clock", "_handed_at", "free", "is_calm", "lock", "owed", "waiters")
 
     def __init__(self, places: int, clock: Callable[[], float]) -> None:
         self.lock = threading.Lock()
@@ -49,16 +51,16 @@ class Line:
         self.waiters: deque[Waiter] = deque()
         self.is_calm = True
         """Nobody waits and nothing is owed: a place may be taken from ``free``, and put there, without the lock."""
-        self._debt = 0
+        self.owed = 0
         """Places to do away with as they come back, after the pool was made smaller."""
-        self._handed_at = 0.0
+        self._handed_at = float("-inf")
         self._clock = clock
 
     def join(self, now: float, limit: int) -> Waiter | None:
         """Take a place, or line up for one. Raises OverflowError when ``limit`` (0: none) wait already."""
         with self.lock:
-            self.is_calm = False  # before looking: whoever gives a place back from here on looks for waiters
             self._serve(now)
+            self.is_calm = False  # before looking: whoever gives a place back from here on looks for waiters
             if not (self.waiters and self._is_due(now)) and self._take():
                 self._settle()
                 return None
@@ -113,19 +115,18 @@ class Line:
     def resize(self, more: int) -> None:
         """More places, or fewer: those that are taken go as they come back."""
         with self.lock:
-            self.is_calm = False
             if more > 0:
-                paid = min(more, self._debt)
-                self._debt -= paid
+                paid = min(more, self.owed)
+                self.owed -= paid
                 self.free.extend([None] * (more - paid))
             else:
-                self._debt -= more
+                self.owed -= more
             self._serve(self._clock())
 
     def _serve(self, now: float) -> None:
         """Hand free places to whoever has waited long enough, and wake the first in line if one is left."""
-        while self._debt and self._take():
-            self._debt -= 1
+        while self.owed and self._take():
+            self.owed -= 1
         while self.waiters and self.free:
             first = self.waiters[0]
             if not self._is_due(now):
@@ -142,17 +143,18 @@ class Line:
             first.ring()
         self._settle()
 
+    def _due_at(self, waiter: Waiter) -> float:
+        """When it is to be overtaken no more, once it is the first."""
+        return max(waiter.since + PATIENCE, self._handed_at + PACE)
+
     def _is_due(self, now: float) -> bool:
-        """Whether the first in line is to be overtaken no more: one a millisecond is, so that it is everybody's turn
-        soon, and most of the time the threads that run go on running.
-        """
-        return not 0.0 <= now - max(self.waiters[0].since, self._handed_at) <= PATIENCE
+        return not now < self._due_at(self.waiters[0]) <= now + PACE  # or the clock went back
 
     def _pause(self, waiter: Waiter) -> float:
         """How long it may sleep: the first in line looks once more when it is due."""
         if self.waiters and self.waiters[0] is waiter:
-            left = max(waiter.since, self._handed_at) + PATIENCE - self._clock()
-            if 0.0 < left <= PATIENCE:
+            left = self._due_at(waiter) - self._clock()
+            if 0.0 < left <= PACE:
                 return left + 0.0001
         return LOOK_AGAIN
 
@@ -171,4 +173,4 @@ class Line:
         self._serve(self._clock())
 
     def _settle(self) -> None:
-        self.is_calm = not self.waiters and not self._debt
+        self.is_calm = not self.waiters and not self.owed
