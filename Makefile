@@ -60,4 +60,4 @@ docs: $(READY)
 	$(BIN)/python -m pytest -q tests/house
 
 clean:
-	rm -rf $(VENV) .demo build dist site htmlcov .coverage .coverage.* .*_cache *.egg-info
+	rm -rf $(VENV) .accept .demo build dist site htmlcov .coverage .coverage.* .*_cache *.egg-info

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from flask_dbopt.monitor.recorder import Recorder
 counts: Counter[str] = Counter(statements=0, hits=0, loans=0, opened=0, apps=0)
 pools: WeakKeyDictionary[Any, tuple[int, int]] = WeakKeyDictionary()
 complaints: list[str] = []
+started: list[float] = []
 
 
 def note_context(app: Flask, **_: Any) -> None:
@@ -54,5 +56,10 @@ appcontext_popped.connect(note_context)
 logging.getLogger("flask_dbopt").addHandler(Complaints(logging.ERROR))
 
 
+def pytest_sessionstart() -> None:
+    started.append(time.process_time())
+
+
 def pytest_sessionfinish() -> None:
-    Path(os.environ["WITNESS"]).write_text(json.dumps({**counts, "complaints": complaints}))
+    processor = time.process_time() - started[0]
+    Path(os.environ["WITNESS"]).write_text(json.dumps({**counts, "processor": processor, "complaints": complaints}))
