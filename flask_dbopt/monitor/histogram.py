@@ -7,15 +7,23 @@ at most 3.1 % wide and its middle at most 1.6 % off. Sparse: a dict from bucket 
 from __future__ import annotations
 
 import struct
-from collections import defaultdict
+from array import array
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from math import frexp, ldexp
+from operator import mul, rshift
 
 STEPS = 32
 #: The last bucket (over four hours) takes whatever is longer; it fits the 16 bits of the packed form.
 LAST = 44 * STEPS
 
 Buckets = dict[int, int]
+
+_FEW = 5
+_OTHER_BITS = 52 - (STEPS.bit_length() - 1)
+_ONE = 1023 * STEPS
+"""The first bits of 1.0, which is a nanosecond."""
 
 
 def bucket(seconds: float) -> int:
@@ -24,6 +32,22 @@ def bucket(seconds: float) -> int:
         return LAST if seconds >= 1e5 else 0
     mantissa, exponent = frexp(seconds * 1e9)
     return min(exponent * STEPS + int(mantissa * (2 * STEPS)) - 2 * STEPS, LAST)
+
+
+def add(into: Buckets, durations: Sequence[float]) -> None:
+    """Count every duration, in seconds; many at once cost a third of what they would one by one.
+
+    The first bits of a double, its exponent and five of its mantissa, are the bucket: all of it is done in C.
+    """
+    if len(durations) < _FEW:
+        for seconds in durations:
+            number = bucket(seconds)
+            into[number] = into.get(number, 0) + 1
+        return
+    bits = array("q", array("d", map(mul, durations, repeat(1e9))).tobytes())
+    for first, count in Counter(map(rshift, bits, repeat(_OTHER_BITS))).items():
+        number = min(max(first - _ONE, 0), LAST)
+        into[number] = into.get(number, 0) + count
 
 
 def middle(number: int) -> float:

@@ -101,11 +101,19 @@ class Intake:
         """Add what was recorded to the tally: all of it, or about ``limit`` records."""
         recorder = self.recorder
         folded = 0
+        runs: dict[tuple[str, int], list[Record]] = {}
+        latest: dict[tuple[str, int], float] = {}
         while recorder.finished and (not limit or folded < limit):
             cost = recorder.finished.popleft()
             recorder.pending -= len(cost.records) + 1
             folded += len(cost.records) + 1
-            self._fold_request(cost, now)
+            endpoint, at = self._fold_request(cost, now)
+            # Counted together: most requests of an endpoint run the same statements.
+            group = (endpoint, int(at))
+            runs.setdefault(group, []).extend(cost.records)
+            latest[group] = max(at, latest.get(group, at))
+        for group, records in runs.items():
+            self._count_runs(records, group[0], latest[group])
         if not recorder.finished:
             recorder.pending = 0
         self._fold_loose(now, limit, to_the_end)
@@ -116,20 +124,21 @@ class Intake:
             dropped, self._dropped = self._dropped, 0
             self.tally.count("monitor.dropped", dropped, now)
 
-    def _fold_request(self, cost: RequestCost, now: float) -> None:
+    def _fold_request(self, cost: RequestCost, now: float) -> tuple[str, float]:
+        """Count the request itself; the endpoint and the time that its statements are booked on."""
         at = now
         endpoint = cost.endpoint or UNMATCHED
         if cost.ended is not None:
             at -= max(0.0, self._timer() - cost.ended)
             failed = cost.status is None or cost.status >= 500
             self.tally.request(endpoint, cost.ended - cost.started, failed, at)
-        self._count_runs(cost.records, endpoint, at)
         repeats = self._settings.monitor_n_plus_one
         if repeats and len(cost.records) >= repeats:
             for query, calls in Counter(fingerprint(record[0]) for record in cost.records).items():
                 if calls >= repeats:
                     self.tally.count("monitor.n_plus_one", 1, at)
                     self._later("n_plus_one_detected", sql=query, calls=calls, endpoint=endpoint)
+        return endpoint, at
 
     def _fold_loose(self, now: float, limit: int, to_the_end: bool) -> None:
         """Those outside requests; what a cursor still holds may get more rows and time, so it waits."""

@@ -6,9 +6,10 @@ import hashlib
 import json
 from collections.abc import Iterable
 from math import inf
+from operator import mul
 from typing import Any
 
-from flask_dbopt.monitor.histogram import Buckets, bucket, merge, pack
+from flask_dbopt.monitor.histogram import Buckets, add, bucket, merge, pack
 from flask_dbopt.monitor.request import Record
 from flask_dbopt.sql.fingerprint import fingerprint
 
@@ -110,6 +111,35 @@ class EndpointSum:
         merge(self.buckets, other.buckets)
 
 
+class _Runs:
+    """Runs of one statement that are counted together."""
+
+    __slots__ = ("cache_hits", "durations", "errors", "rows")
+
+    def __init__(self) -> None:
+        self.durations: list[float] = []
+        self.rows = self.errors = self.cache_hits = 0
+
+    def add_to(self, query: QuerySum, total: EndpointSum) -> None:
+        """Add them to their statement's sums, and to those of the endpoint that ran them."""
+        durations = self.durations
+        calls = len(durations) + self.cache_hits
+        query.calls += calls
+        total.queries += calls
+        query.cache_hits += self.cache_hits
+        total.cache_hits += self.cache_hits
+        query.rows += self.rows
+        query.errors += self.errors
+        if durations:
+            seconds = sum(durations)
+            query.seconds += seconds
+            total.database += seconds
+            query.squares += sum(map(mul, durations, durations))
+            query.least = min(query.least, min(durations))
+            query.most = max(query.most, max(durations))
+            add(query.buckets, durations)
+
+
 class Shape:
     """What is known of a statement beside its sums."""
 
@@ -170,39 +200,28 @@ class Tally:
         if (slot := _slot(now)) != self._slot:
             self._slot = slot
             self._cells.clear()
-        cells = self._cells
-        named = endpoint != OUTSIDE
         slow_ones: list[Record] = []
+        runs: dict[str, _Runs] = {}
         for record in records:
             sql, seconds, rows, error, cached = record
-            cell = cells.get(sql)
-            if cell is None:
-                cell = self._cell(sql, slot, now)
-            query, shape = cell
-            query.calls += 1
-            total.queries += 1
+            alike = runs.get(sql)
+            if alike is None:
+                alike = runs[sql] = _Runs()
             if cached:
-                query.cache_hits += 1
-                total.cache_hits += 1
+                alike.cache_hits += 1
             else:
-                query.seconds += seconds
-                query.squares += seconds * seconds
-                if seconds < query.least:
-                    query.least = seconds
-                if seconds > query.most:
-                    query.most = seconds
-                total.database += seconds
-                number = bucket(seconds)
-                buckets = query.buckets
-                buckets[number] = buckets.get(number, 0) + 1
+                alike.durations.append(seconds)
                 if seconds >= slow:
                     slow_ones.append(record)
             if rows > 0:
-                query.rows += rows
+                alike.rows += rows
             if error is not None:
-                query.errors += 1
+                alike.errors += 1
+        for sql, alike in runs.items():
+            query, shape = self._cells.get(sql) or self._cell(sql, slot, now)
+            alike.add_to(query, total)
             shape.last_seen = now
-            if named and endpoint not in shape.endpoints and len(shape.endpoints) < NAMED_ENDPOINTS:
+            if endpoint != OUTSIDE and endpoint not in shape.endpoints and len(shape.endpoints) < NAMED_ENDPOINTS:
                 shape.endpoints[endpoint] = None
         return slow_ones
 
