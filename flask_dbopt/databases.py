@@ -213,6 +213,7 @@ class Databases(dict[str, Database]):
             health_interval=settings.pool_health_interval,
             idle_timeout=settings.pool_idle_timeout,
             leak_after=settings.pool_leak_after,
+            reconnect_timeout=settings.pool_reconnect_timeout,
         )
         database.pools.append(pool.stats)
 

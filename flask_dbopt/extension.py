@@ -113,11 +113,12 @@ class DBOptimizer:
         Raises PoolTimeout, DatabaseUnavailable, or ConfigurationError when there is no such SQLite database.
         """
         context: Any = _cv_app.get(None)
-        shape = (name, readonly, *arguments.items())
+        shape = (name, readonly, *arguments.items()) if arguments else (name, readonly)
         known = self._known_loans.get(shape)
         if known is not None:
-            app, databases, count, pool, key = known
-            if (context is None or context.app is app()) and len(databases) == count and app() is not None:
+            app_ref, databases, count, pool, key = known
+            app = app_ref()
+            if app is not None and (context is None or context.app is app) and len(databases) == count:
                 if context is not None:
                     context._dbopt_loans = True
                 return pool.lend(key, context, CURRENT.get())

@@ -98,8 +98,8 @@ class Settings:
                                        unit="seconds", low=0.01, env="DB_IDLE_TIMEOUT")
     pool_check_after: float = setting(0.5, "idle time after which a connection is checked before it is lent",
                                       unit="seconds", low=0)
-    pool_reconnect_timeout: float = setting(300.0, "how long a lost database is tried again",
-                                            unit="seconds", low=0, later=True)
+    pool_reconnect_timeout: float = setting(300.0, "how long connecting may fail before it is told as an error",
+                                            unit="seconds", low=0)
     pool_leak_after: float = setting(60.0, "how long a loan may last unreported", unit="seconds", low=0.01)
 
     sqlite_pragmas: Mapping[str, Any] = setting(SQLITE_PRAGMAS, "what connections are tuned to; yours are "
