@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks import recording
+from benchmarks import pool, recording
 
 if __name__ == "__main__":
     recording.main()
+    pool.main()

@@ -7,7 +7,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,10 @@ from sqlalchemy.pool import QueuePool
 from benchmarks.interleave import Batch, race, repeat, show
 from benchmarks.recording import POINT, make_app, make_database
 from flask_dbopt import DBOptimizer
+from flask_dbopt.engines.protocol import Condition, Identity
+from flask_dbopt.engines.sqlite.connector import SQLiteConnector
+from flask_dbopt.engines.sqlite.tuning import Tuning
+from flask_dbopt.pool.pool import Pool
 
 THREADS, CONNECTIONS = 16, 8
 SECONDS = 1.5
@@ -40,11 +44,34 @@ def lenders(folder: Path, path: Path, size: int) -> dict[str, Lend]:
     }
 
 
+class NoEngine:
+    """A Connector that does nothing: what is left is the pool's own work."""
+
+    def open(self, key: Hashable) -> tuple[Any, Identity | None]:
+        return NoEngine(), (1, 2)
+
+    def identity(self) -> Identity | None:
+        return 1, 2
+
+    def lend(self, connection: Any, give_back: Callable[[Any], None]) -> None: ...
+
+    def take_back(self, connection: Any) -> Condition:
+        return Condition.CLEAN
+
+    def is_alive(self, connection: Any) -> bool:
+        return True
+
+    def close(self, connection: Any) -> None: ...
+
+
 def loans(folder: Path, path: Path) -> None:
     def borrow(lend: Lend) -> Batch:
         return repeat(lambda: lend().close())
 
+    pool = Pool("own work", NoEngine())
     contenders = {name: borrow(lend) for name, lend in lenders(folder, path, CONNECTIONS).items()}
+    contenders["(the os.stat in each loan of ours)"] = repeat(SQLiteConnector(path, Tuning({}), None).identity)  # type: ignore[arg-type]
+    contenders["(our pool's own work in it)"] = repeat(lambda: pool.take_back(pool.lend(None, None, "benchmark")))
     results = race(contenders, count=2_000, rounds=60)
     show("Check-out and return, one thread", results, "DBUtils' PooledDB")
 
