@@ -17,7 +17,6 @@ import logging
 import random
 import threading
 import time
-import traceback
 from collections.abc import Callable, Hashable
 from sys import getrefcount
 from threading import get_ident
@@ -27,6 +26,7 @@ from weakref import ref
 from flask_dbopt.engines.protocol import Condition, Connector, Identity
 from flask_dbopt.errors import DBOptError, PoolTimeout
 from flask_dbopt.pool.entry import COUNTS_ARE_TRUE, Entry, Holder
+from flask_dbopt.pool.leaks import Suspects
 from flask_dbopt.pool.line import LOOK_AGAIN, Line
 from flask_dbopt.pool.stats import PoolStats
 from flask_dbopt.pool.stock import Stock
@@ -38,9 +38,6 @@ log = logging.getLogger("flask_dbopt.connection_pool")
 _COLLECT_EVERY = 5.0
 #: How many of those who hold connections a timeout names.
 _NAMED = 5
-#: Borrowers whose loans are traced after one of theirs was not given back.
-_MOST_SUSPECTS = 100
-
 _CLEAN = Condition.CLEAN
 
 
@@ -91,9 +88,9 @@ class Pool:
         self.idle = self.stock.shelves
         self.lent: dict[int, Entry] = {}
         """By the connection's id. Whoever takes an entry out of here ends its loan."""
-        self._suspects: set[str] = set()
-        """Borrowers who did not give a connection back in time; only their loans are traced."""
-        self._is_tracing = False
+        self.suspects = Suspects()
+        self.is_tracing = False
+        """Whether there are suspects."""
         self.line = Line(self.maximum, self.clock)
         self.is_closed = False
         self.last_key: Hashable = None
@@ -166,8 +163,8 @@ class Pool:
                 entry.loans += 1
         else:
             entry.loans += 1
-        if self._is_tracing:
-            self._trace(entry)
+        if self.is_tracing:
+            self.suspects.trace(entry)
         return connection
 
     def _stand_in_line(self, now: float, timeout: float | None) -> bool:
@@ -297,26 +294,16 @@ class Pool:
             else:
                 line.give()
 
+    def suspect(self, name: str) -> None:
+        """Trace the loans of this borrower from now on."""
+        self.suspects.add(name)
+        self.is_tracing = True
+
     def _note_return(self, entry: Entry, now: float) -> None:
         log.warning(
             "%s: %s gave its connection back after %.0f s", self.name, entry.borrower_name(), now - entry.lent_at
         )
         entry.is_reported = False
-
-    def _trace(self, entry: Entry) -> None:
-        """Remember where a loan was made, if its borrower is one of those who forget."""
-        entry.stack = None
-        if entry.borrower_name() in self._suspects:
-            entry.stack = traceback.StackSummary.extract(
-                traceback.walk_stack(None), limit=25, lookup_lines=False, capture_locals=False
-            )
-            entry.stack.reverse()
-
-    def suspect(self, name: str) -> None:
-        """Trace the loans of this borrower from now on."""
-        if len(self._suspects) < _MOST_SUSPECTS:
-            self._suspects.add(name)
-            self._is_tracing = True
 
     # --- looking after it ---
 
