@@ -6,7 +6,7 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import get_ident
 from typing import Any, cast
@@ -43,6 +43,13 @@ class Arguments:
     readonly: bool = False
     further: tuple[tuple[str, Any], ...] = ()
     """Arguments of newer Pythons (``autocommit``), by name."""
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash(tuple(getattr(self, name) for name in (*_KNOWN, "readonly", "further"))))
+
+    def __hash__(self) -> int:
+        return self._hash  # asked for at each loan, where to hash eight fields would cost 0.5 µs
 
 
 class SQLiteConnector:
