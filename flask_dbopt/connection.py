@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,15 +18,17 @@ from flask_dbopt.settings import Settings
 class Road:
     """What one database's statements pass: the cache before they run, the recorder after."""
 
-    __slots__ = ("learn", "look", "record")
+    __slots__ = ("learn", "look", "record", "worthy")
 
     def __init__(
         self,
         look: Callable[..., Any] | None,
+        worthy: Container[str],
         learn: Callable[..., Any],
         record: Callable[[str, float, int, str | None, bool], list[Any]],
     ) -> None:
         self.look = look
+        self.worthy = worthy
         self.learn = learn
         self.record = record
 
@@ -36,8 +38,8 @@ def build_road(settings: Settings, recorder: Recorder, database: Database) -> Ro
     shelf = database.shelf
     record = recorder.record if settings.monitor_enabled else _unrecorded
     if shelf is None or not settings.cache_enabled:
-        return Road(None, _unlearned, record)
-    return Road(shelf.look, shelf.learn, record)
+        return Road(None, (), _unlearned, record)
+    return Road(shelf.look, shelf.worthy, shelf.learn, record)
 
 
 def _unrecorded(sql: str, seconds: float, rows: int, error: str | None, cached: bool) -> list[Any]:

@@ -42,10 +42,12 @@ class Shelf:
         self.database = database
         self._cache = cache
         self._watcher = watcher
+        self.worthy: dict[str, Statement] = {}
+        """The statements that are looked up, by text: whoever asks here first saves most look-ups."""
         self._restart()
 
     def _restart(self) -> None:
-        self._worthy: dict[str, Statement] = {}
+        self.worthy.clear()
         self._admission = Admission(self._cache._clock)
         self._doorkeeper = Doorkeeper(4 * self._cache._store.max_entries, self._cache._clock)
         self._used = False
@@ -62,7 +64,7 @@ class Shelf:
         ``factories`` is all that shapes rows (row and text factory, detect_types). ``identity`` is the file
         the connection was opened on: where that is not the one at the path now, the answer is None.
         """
-        statement = self._worthy.get(sql)
+        statement = self.worthy.get(sql)
         if statement is None:
             return None
         return self._search(statement, parameters, factories, identity)
@@ -72,7 +74,7 @@ class Shelf:
 
         ``before`` is the part of it that was told already: the execution, when ``seconds`` has the fetching too.
         """
-        statement = self._worthy.get(sql)
+        statement = self.worthy.get(sql)
         if statement is not None:
             statement.ran(seconds, before)
         elif seconds > self.worth and (before <= self.worth or before <= SURE < seconds):
@@ -164,7 +166,7 @@ class Shelf:
         after = self._watcher.token(ticket.identity)
         with cache._lock:
             if footprint is not None and not _may_be_kept(footprint):
-                self._worthy.pop(statement.sql, None)
+                self.worthy.pop(statement.sql, None)
                 self._admission.refuse(statement.sql, known=True)
                 footprint = None
             if footprint is None or after != ticket.token or cache._generation != ticket.generation:
@@ -191,7 +193,7 @@ class Shelf:
         if footprint is not None and _may_be_kept(footprint):
             statement = Statement(sql, fingerprint(sql), balance, seconds, self.worth)
             with self._cache._lock:
-                remember(self._worthy, statement)
+                remember(self.worthy, statement)
         else:
             with self._cache._lock:
                 self._admission.refuse(sql, known=footprint is not None)
@@ -199,7 +201,7 @@ class Shelf:
     def _demote(self, statement: Statement) -> None:
         """It proved cheap: no more look-ups."""
         with self._cache._lock:
-            if self._worthy.pop(statement.sql, None) is not None:
+            if self.worthy.pop(statement.sql, None) is not None:
                 self._admission.demote(statement.sql)
 
     def _drop_untrue(self, token: Hashable | None) -> None:

@@ -31,7 +31,7 @@ class Drive:
         self.answers: list[type] = []
         self.told: list[tuple[Any, ...]] = []
         self.connector = SQLiteConnector(
-            bench.path, Tuning({}), Road(self._look, self._learn, lambda *record: list(record))
+            bench.path, Tuning({}), Road(self._look, self.shelf.worthy, self._learn, lambda *record: list(record))
         )
         self.connection, _ = self.connector.open(Arguments())
         self.connector.lend(self.connection, lambda connection: None)

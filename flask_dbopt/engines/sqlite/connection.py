@@ -7,7 +7,7 @@ no check for it, and whoever kept a reference cannot disturb the next borrower.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import closing
 from functools import cache
 from threading import get_ident
@@ -27,6 +27,7 @@ class _Plain:
 
     def __init__(self) -> None:
         self.look: Callable[..., Any] | None = None
+        self.worthy: Container[str] = ()
         self.learn: Callable[..., Any] = lambda sql, seconds: None
         self.record: Callable[..., list[Any]] = lambda *record: list(record)
 
