@@ -67,7 +67,7 @@ def test_the_fetching_is_told_as_the_rest_of_a_run_that_was_told_before(drive: D
 def test_a_slow_page_is_a_hit_from_its_third_run(drive: Drive) -> None:
     for _ in range(3):
         assert drive.connection.execute(SLOW, {"last": 40_000}).fetchall() == [(120_000,)]
-    assert drive.answers == [type(None), Ticket, Kept]
+    assert drive.answers == [Ticket, Kept]  # the first run is of a statement that nobody knows yet
     assert drive.cache.stats().fills == 1
 
 
@@ -75,5 +75,5 @@ def test_a_result_that_proved_too_large_is_not_read_ahead_again(drive: Drive) ->
     expected = [(i,) for i in range(30_000, 0, -1)]
     for _ in range(3):
         assert drive.connection.execute(MANY, {"last": 30_000}).fetchall() == expected
-    assert drive.answers == [type(None), Ticket, type(None)]
+    assert drive.answers == [Ticket, type(None)]
     assert (drive.cache.stats().refused, drive.cache.stats().entries) == (1, 0)
