@@ -93,6 +93,8 @@ class Pool:
         """Whether there are suspects."""
         self.line = Line(self.maximum, self.clock)
         self.is_closed = False
+        self._shelf_used_last: tuple[Hashable, list[Entry]] = (object(), [])
+        """To find it again without hashing the key."""
         self.last_key: Hashable = None
         """The connect arguments asked for last when none of theirs was at hand."""
         self._late = self._queued = self._request_errors = self._bad_returns = 0
@@ -123,7 +125,8 @@ class Pool:
             identity, now = self.connector.identity(), self.clock()
         entry = None
         try:
-            idle = self.idle.get(key)
+            shelf = self._shelf_used_last
+            idle = shelf[1] if shelf[0] is key else self.idle.get(key)
             if idle:
                 try:
                     entry = idle.pop()
@@ -143,6 +146,7 @@ class Pool:
                 if entry is None:
                     is_late = True
                     entry = self.stock.open(key)
+                self._shelf_used_last = key, entry.shelf
             connection = entry.connection
             entry.lent_at = now
             entry.borrower = get_ident() if borrower is None else borrower
@@ -249,22 +253,26 @@ class Pool:
 
     def take_back_from(self, context: Any) -> int:
         """Take back whatever was lent to a context that ends; how many were forgotten."""
-        forgotten = 0
-        for entry in list(self.lent.values()):
-            is_its = entry.context is not None and entry.context() is context
-            if is_its and self.lent.pop(id(entry.connection), None) is not None:
-                self._receive(entry)
-                forgotten += 1
-        return forgotten
+
+        def is_its(entry: Entry) -> bool:
+            return entry.context is not None and entry.context() is context
+
+        return sum(self._end(entry, is_its) for entry in list(self.lent.values()))
 
     def collect_dropped(self) -> int:
         """Take back connections that can never come back by themselves; how many that was."""
-        collected = 0
-        for entry in list(self.lent.values()):
-            if entry.is_dropped() and self.lent.pop(id(entry.connection), None) is not None:
-                self._receive(entry)
-                collected += 1
-        return collected
+        return sum(self._end(entry, Entry.is_dropped) for entry in list(self.lent.values()))
+
+    def _end(self, entry: Entry, is_over: Callable[[Entry], bool]) -> bool:
+        """End a loan that its borrower does not end, if it is over."""
+        number = id(entry.connection)
+        if not is_over(entry) or self.lent.pop(number, None) is None:
+            return False
+        if not is_over(entry):  # given back and lent anew, by other threads, since we looked
+            self.lent[number] = entry
+            return False
+        self._receive(entry)
+        return True
 
     def _receive(self, entry: Entry) -> None:
         """The end of a loan: the connection goes back to its shelf, or is closed, and its place comes free."""

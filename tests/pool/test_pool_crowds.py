@@ -16,6 +16,7 @@ import pytest
 
 from flask_dbopt.engines.sqlite.connector import Arguments, SQLiteConnector
 from flask_dbopt.errors import ConnectionReturned, DBOptError, PoolTimeout
+from flask_dbopt.pool.entry import Entry
 from flask_dbopt.pool.line import Line
 from flask_dbopt.pool.pool import Pool
 
@@ -281,3 +282,23 @@ def test_many_pools_made_and_closed_keep_no_descriptor(connector: SQLiteConnecto
         count(pool)
         pool.close()
     assert len(list(DESCRIPTORS.iterdir())) == before
+
+
+def test_a_loan_that_others_end_and_make_anew_meanwhile_is_not_ended_twice(make_pool: Make) -> None:
+    """Between the look at a dropped loan and its end, another thread may have collected it and lent it again."""
+    pool = make_pool(maximum=1)
+    pool.lend(ANY_THREAD)
+    anew: list[Any] = []
+
+    def look(entry: Entry) -> bool:
+        is_over = entry.is_dropped()
+        if not anew:
+            anew.append(None)
+            anew[0] = pool.lend(ANY_THREAD)
+        return is_over
+
+    (entry,) = pool.lent.values()
+    assert not pool._end(entry, look)
+    assert anew[0].execute(COUNT).fetchone() == (3,)
+    anew.pop().close()
+    assert len(pool.line.free) == 1
