@@ -48,12 +48,6 @@ class Upkeep:
             self._pool.check()
         self._refill(now)
 
-    def check(self) -> int:
-        """Ask every idle connection whether it still answers and replace those that do not; how many that was."""
-        lost = self._pool.check()
-        self._refill(self._pool.clock())
-        return lost
-
     def _refill(self, now: float) -> None:
         """Open up to the minimum, for the arguments asked for last; nothing before anybody asked at all."""
         pool, reconnect = self._pool, self._reconnect

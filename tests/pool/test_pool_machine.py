@@ -263,7 +263,8 @@ class TestAnySequence(AnyPool.TestCase):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 class TestLongSequences(AnyPool.TestCase):
     settings = settings(
-        max_examples=1500, stateful_step_count=80, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=600, stateful_step_count=80, deadline=None, suppress_health_check=list(HealthCheck)
     )
