@@ -52,7 +52,7 @@ def apply(visit: Visit, advice_id: str) -> Done:
     advice = _advice(visit, advice_id)
     for database in visit.optimizer.databases.values():
         advisor = database.advisor
-        if advisor is not None and any(each.id == advice_id for each in advisor.recommend()):
+        if advisor is not None and any(each.id == advice_id for each in advisor.recommend(force=True)):
             if database.backups is not None:
                 database.backups.take(label=f"before index {advice_id}")
             advisor.apply(advice_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from flask_dbopt.cli.terminal import FINDING, FINE, Screen, number, size, verb
 from flask_dbopt.errors import DBOptError
 
 if TYPE_CHECKING:
+    from flask_dbopt.advisor.advisor import Advisor, Recommendation
     from flask_dbopt.databases import Database
     from flask_dbopt.optimizer import Optimizer
 
@@ -116,14 +117,26 @@ def _perform(screen: Screen, deed: Deed, dry_run: bool, yes: bool) -> dict[str, 
     return told
 
 
+def _one_by_one(advisor: Advisor) -> Iterator[Recommendation]:
+    """The best advice, and once it is followed the best that is left: an index may make others needless."""
+    followed: set[str] = set()
+    while True:
+        left = (each for each in advisor.recommend(force=True) if each.id not in followed)
+        best = next(left, None)
+        if best is None:
+            return
+        followed.add(best.id)
+        yield best
+
+
 def _advice(screen: Screen, one: Database, build: bool, dry_run: bool, yes: bool) -> list[dict[str, Any]]:
     from flask_dbopt.report import as_dict
 
     if one.advisor is None:
         return []
+    applied = build and not dry_run
     told = []
-    for advice in advisor_of(one).recommend(force=True):
-        applied = build and not dry_run
+    for advice in _one_by_one(advisor_of(one)) if applied else advisor_of(one).recommend(force=True):
         if applied:
             apply(screen, one, advice, yes=yes)
             screen.say(f"  built: {advice.sql} (undo: {undo(advice)})", style="green")

@@ -226,7 +226,7 @@ class Rooms:
     def build(self, optimizer: Any, *, since: float, now: float) -> Report:
         return self.report
 
-    def recommend(self) -> tuple[Recommendation, ...]:
+    def recommend(self, force: bool = False) -> tuple[Recommendation, ...]:
         return self.report.recommendations
 
     def explain(self, sql: str) -> Plan:

@@ -84,6 +84,31 @@ def test_optimize_builds_and_vacuums_only_when_told_to(say, database):
     assert database.stat().st_size < 2 * size
 
 
+def test_optimize_asks_anew_after_each_index_since_one_may_do_for_two(ask, site, database):
+    """A join may go either way: either table's index helps, and with one of them nobody wants the other."""
+    join = "SELECT word.text FROM word JOIN use_ ON use_.word = word.text"
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("CREATE TABLE use_ (word TEXT, place TEXT)")
+        connection.execute("INSERT INTO use_ SELECT text, 'place ' || id FROM word")
+        connection.commit()
+    optimizer = site.extensions["dbopt"]
+    for _ in range(12):
+        optimizer.monitor.recorder.record(join, 0.1, 1, None, False)
+        optimizer.monitor.recorder.record("SELECT word FROM use_ WHERE place = ?", 0.05, 1, None, False)
+    optimizer.monitor.flush()
+    _, told = ask("advise")
+    offered = [each["id"] for each in told["recommendations"]]
+    code, told = ask("optimize", "--apply", "--yes")
+    assert code != 2, told
+    built = told["databases"][0]["recommendations"]
+    assert len(built) < len(offered), "one of those offered was not wanted any more"
+    assert all(each["applied"] for each in built)
+    assert len(indexes(database)) == len(built)
+    labels = [each["label"] for each in ask("backups")[1]["backups"]]
+    assert labels == [f"before index {each['id']}" for each in reversed(built)]
+    assert ask("advise")[1]["recommendations"] == []
+
+
 def test_optimize_goes_on_when_a_writer_holds_the_database(ask, make_app, database):
     app = make_app(DBOPT_SQLITE_BUSY_TIMEOUT=0.1)
     with closing(sqlite3.connect(database, isolation_level=None)) as writer:
