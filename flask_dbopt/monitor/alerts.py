@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 
 #: Seconds that a rule looks back, and the least it must have seen before it speaks.
 SLOW_WINDOW = 300.0
-RATIO_WINDOW, LEAST_LOOKUPS, LEAST_LOANS = 900.0, 100, 100
+RATIO_WINDOW, LEAST_LOOKUPS, LEAST_LOANS = 900.0, 1000, 1000
+#: A ratio means nothing before this many seconds of a worker's life, and then its first minutes are left out:
+#: caches and pools begin empty.
+LEAST_LIFE, WARMING = 600.0, 300.0
 ERROR_WINDOW = 3600.0
 #: A ratio that was too low is well again when it is this much over its threshold: no flapping.
 MARGIN = 0.05
@@ -47,9 +50,11 @@ class Evidence:
     slowest: Mapping[str, tuple[float, str]]
     """The slowest run in seconds, and the text, of statements of the last ``SLOW_WINDOW``, by their id."""
     lately: Mapping[str, float]
-    """The counters of the last ``RATIO_WINDOW``."""
+    """The counters since ``ratios_since``."""
     hour: Mapping[str, float]
     """The counters of the last hour."""
+    life: float
+    """Seconds that the oldest living worker has lived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,12 @@ class Finding:
     value: float
     threshold: float
     broken: bool | None
+
+
+def ratios_since(now: float, life: float) -> float:
+    """Where the ratios' window begins: once they are judged, not before the oldest worker was warm."""
+    begin = now - RATIO_WINDOW
+    return max(begin, now - life + WARMING) if life >= LEAST_LIFE else begin
 
 
 def examine(evidence: Evidence, thresholds: Thresholds) -> list[Finding]:
@@ -99,7 +110,7 @@ def _slow_queries(evidence: Evidence, threshold: float | None) -> Iterable[Findi
         yield Finding(
             "query_too_slow",
             name,
-            f"a query took {seconds:.1f} s, more than {threshold:g} s: {text}",
+            f"a query took {_apart(seconds, threshold, 1)} s, more than {threshold:,g} s: {text}",
             seconds,
             threshold,
             seconds > threshold,
@@ -111,8 +122,9 @@ def _cache(evidence: Evidence, threshold: float | None) -> Iterable[Finding]:
     if threshold is None or hits + misses < LEAST_LOOKUPS:
         return
     ratio = hits / (hits + misses)
-    message = f"the cache answered {ratio:.0%} of {hits + misses:.0f} look-ups, less than {threshold:.0%}"
-    yield Finding("cache_hit_ratio", "cache", message, ratio, threshold, _too_low(ratio, threshold))
+    shown, least = _apart(ratio * 100, threshold * 100), f"{threshold * 100:g}"
+    message = f"the cache answered {shown} % of {hits + misses:,.0f} look-ups, less than {least} %"
+    yield Finding("cache_hit_ratio", "cache", message, ratio, threshold, _too_low(ratio, threshold, evidence))
 
 
 def _pools(evidence: Evidence, threshold: float | None) -> Iterable[Finding]:
@@ -123,8 +135,9 @@ def _pools(evidence: Evidence, threshold: float | None) -> Iterable[Finding]:
             continue
         pool = _pool(name)
         ratio = evidence.lately.get(f"pool.{pool}.requests_immediate", 0) / loans
-        message = f"the pool of {pool} served {ratio:.0%} of {loans:.0f} loans at once, less than {threshold:.0%}"
-        yield Finding("pool_hit_ratio", pool, message, ratio, threshold, _too_low(ratio, threshold))
+        shown, least = _apart(ratio * 100, threshold * 100), f"{threshold * 100:g}"
+        message = f"the pool of {pool} served {shown} % of {loans:,.0f} loans at once, less than {least} %"
+        yield Finding("pool_hit_ratio", pool, message, ratio, threshold, _too_low(ratio, threshold, evidence))
 
 
 def _connections(evidence: Evidence, threshold: float | None) -> Iterable[Finding]:
@@ -139,14 +152,26 @@ def _connections(evidence: Evidence, threshold: float | None) -> Iterable[Findin
             errors.setdefault(_pool(name), 0)
     for pool, failed in errors.items():
         count = failed + evidence.hour.get(f"pool.{pool}.connections_lost", 0)
-        message = f"{count:.0f} connection errors of {pool} in an hour, more than {threshold:g}"
+        message = f"{count:,.0f} connection errors of {pool} in an hour, more than {threshold:,g}"
         yield Finding("connection_errors", pool, message, count, threshold, count > threshold)
 
 
-def _too_low(ratio: float, threshold: float) -> bool | None:
+def _too_low(ratio: float, threshold: float, evidence: Evidence) -> bool | None:
+    if evidence.life < LEAST_LIFE:
+        return None
     if ratio < threshold:
         return True
     return False if ratio >= min(1.0, threshold + MARGIN) else None
+
+
+def _apart(value: float, threshold: float, digits: int = 0) -> str:
+    """``value`` with as few digits as keep it on its side of ``threshold``, and at least ``digits``."""
+    limit = float(f"{threshold:g}")
+    for text in (f"{value:,.{n}f}" for n in range(digits, 7)):
+        shown = float(text.replace(",", ""))
+        if (shown < limit, shown > limit) == (value < limit, value > limit):
+            return text
+    return f"{value:,g}"
 
 
 def _is_pools(name: str, figure: str) -> bool:

@@ -310,12 +310,14 @@ class Monitor:
     def evaluate(self, now: float) -> None:
         """Apply the alert rules; one worker does it for all."""
         thresholds = self._thresholds()
+        life = max((now - worker.started for worker in self.workers()), default=0.0)
         evidence = rules.Evidence(
             slowest={}
             if thresholds.query_too_slow is None
             else self._books.peaks(now - rules.SLOW_WINDOW, thresholds.query_too_slow),
-            lately=self.counters(now - rules.RATIO_WINDOW),
+            lately=self.counters(rules.ratios_since(now, life)),
             hour=self.counters(now - rules.ERROR_WINDOW),
+            life=life,
         )
         standing = [alert for alert in self._books.alerts() if alert.resolved_at is None]
         raised, resolved = rules.settle(rules.examine(evidence, thresholds), standing, now)
