@@ -13,14 +13,16 @@ log = logging.getLogger("flask_dbopt")
 _namespace = Namespace()
 
 query_executed = _namespace.signal("query_executed", "after each statement: sql, seconds, rows, cached, error")
-slow_query = _namespace.signal("slow_query", "a statement over DBOPT_MONITOR_SLOW_SECONDS: sql, seconds")
+slow_query = _namespace.signal("slow_query", "a statement over DBOPT_MONITOR_SLOW_SECONDS: sql, seconds, endpoint")
 n_plus_one_detected = _namespace.signal("n_plus_one_detected", "one request repeated a statement: sql, calls, endpoint")
 suspicious_query = _namespace.signal("suspicious_query", "a request value changed a statement's shape: sql, endpoint")
 cache_hit = _namespace.signal("cache_hit", "a result came from the cache: sql")
 cache_miss = _namespace.signal("cache_miss", "a cacheable result was not kept yet: sql")
 cache_invalidated = _namespace.signal("cache_invalidated", "kept results were dropped: database, entries")
 pool_timeout = _namespace.signal("pool_timeout", "no connection within the time allowed: database, waited")
-connection_leaked = _namespace.signal("connection_leaked", "a connection is held too long: database, age")
+connection_leaked = _namespace.signal(
+    "connection_leaked", "a connection is held too long: database, borrower, age, stack"
+)
 connection_recycled = _namespace.signal("connection_recycled", "a connection was replaced: database, reason")
 backup_started = _namespace.signal("backup_started", "a backup begins: database")
 backup_finished = _namespace.signal("backup_finished", "a backup was taken and proved: database, backup")

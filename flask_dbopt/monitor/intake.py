@@ -166,8 +166,9 @@ class Intake:
             self._later("slow_query", sql=fingerprint(sql), seconds=seconds, endpoint=endpoint)
         if signals.query_executed.receivers:
             for sql, seconds, rows, error, cached in records:
-                details = {"sql": fingerprint(sql), "seconds": seconds, "rows": rows}
-                self._later("query_executed", **details, error=error, cached=cached)
+                self._later(
+                    "query_executed", sql=fingerprint(sql), seconds=seconds, rows=rows, cached=cached, error=error
+                )
 
     def _later(self, signal: str, **details: Any) -> None:
         if len(self._to_tell) < PENDING:
