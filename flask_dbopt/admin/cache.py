@@ -7,7 +7,7 @@ import logging
 from flask_dbopt.admin import charts
 from flask_dbopt.admin.charts import Line
 from flask_dbopt.admin.desk import Done, Page, Visit
-from flask_dbopt.admin.overview import below, since_first_use
+from flask_dbopt.admin.overview import since_first_use, tone
 from flask_dbopt.admin.wording import count
 
 log = logging.getLogger("flask_dbopt.admin")
@@ -25,7 +25,7 @@ def show(visit: Visit) -> Page:
         {
             "report": report,
             "stats": report.cache,
-            "tone": below(report.cache.hit_ratio, visit.settings.alert_cache_hit_ratio) or "one",
+            "tone": tone(visit, "cache_hit_ratio") or "one",
             "threshold": visit.settings.alert_cache_hit_ratio,
             "chart": drawing(visit),
             "served": served[:SHOWN],

@@ -70,14 +70,14 @@ def tiles(visit: Visit) -> list[Tile]:
             "Cache hit ratio",
             ratio(figures.cache_hit_ratio),
             f"alert below {limit(settings.alert_cache_hit_ratio)}",
-            below(figures.cache_hit_ratio, settings.alert_cache_hit_ratio),
+            tone(visit, "cache_hit_ratio"),
             "cache",
         ),
         Tile(
             "Pool hit ratio",
             ratio(figures.pool_hit_ratio),
             "loans without waiting",
-            below(figures.pool_hit_ratio, settings.alert_pool_hit_ratio),
+            tone(visit, "pool_hit_ratio"),
             "pool",
         ),
     ]
@@ -126,7 +126,7 @@ def drawings(series: Sequence[Point], at: float) -> list[str]:
             bars=True,
         ),
         charts.series(
-            "Failed queries",
+            "Failed requests",
             starts,
             [Line("failed", "bad", [float(p.errors) for p in series])],
             count,
@@ -147,6 +147,7 @@ def slot_seconds(starts: Sequence[float], at: float) -> list[float]:
     return [max(1.0, min(usual, at - start)) for start in starts]
 
 
-def below(value: float | None, threshold: float) -> str:
-    """The tone of a ratio that should stay above its threshold."""
-    return "warn" if value is not None and value < threshold else ""
+def tone(visit: Visit, rule: str, subject: str = "") -> str:
+    """The tone of a figure that a rule watches: a warning while its alert stands, so that both say the same."""
+    standing = (alert for alert in visit.report.alerts if alert.resolved_at is None and alert.rule == rule)
+    return "warn" if any(not subject or alert.subject == subject for alert in standing) else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flask_dbopt.admin.desk import Page, Tile, Visit
-from flask_dbopt.admin.overview import below
+from flask_dbopt.admin.overview import tone
 from flask_dbopt.admin.wording import count, ms, ratio
 from flask_dbopt.pool.stats import PoolStats
 
@@ -16,25 +16,25 @@ def show(visit: Visit) -> Page:
         "pool.html",
         {
             "report": report,
-            "pools": [(each, tiles(each.pool, visit)) for each in report.databases if each.pool is not None],
+            "pools": [(each, tiles(each.name, each.pool, visit)) for each in report.databases if each.pool is not None],
             "unpooled": [each for each in report.databases if each.pool is None],
             "workers": report.workers,
         },
     )
 
 
-def tiles(stats: PoolStats, visit: Visit) -> list[Tile]:
+def tiles(name: str, stats: PoolStats, visit: Visit) -> list[Tile]:
     lent = lent_now(stats)
     queued = stats.requests_queued
     return [
-        Tile("Lent now", count(lent), f"of {count(stats.pool_max)} allowed"),
+        Tile("Lent now", count(lent), f"of {allowed(stats)}"),
         Tile("Idle", count(stats.pool_available), f"{count(stats.pool_size)} open"),
         Tile("Waiting", count(stats.requests_waiting), "", "warn" if stats.requests_waiting else ""),
         Tile(
             "Hit ratio",
             ratio(stats.hit_ratio),
             f"{count(stats.requests_num)} loans",
-            below(stats.hit_ratio, visit.settings.alert_pool_hit_ratio),
+            tone(visit, "pool_hit_ratio", name),
         ),
         Tile(
             "Mean wait",
@@ -43,6 +43,16 @@ def tiles(stats: PoolStats, visit: Visit) -> list[Tile]:
         ),
         Tile("Mean loan", ms(stats.usage_ms / stats.requests_num if stats.requests_num else None)),
     ]
+
+
+def allowed(stats: PoolStats) -> str:
+    """The bound, and whose it is where SQLAlchemy keeps pools beside ours."""
+    most, theirs = stats.pool_max, min(stats.pool_max_sqlalchemy, stats.pool_max)
+    if not theirs:
+        return f"{count(most)} allowed"
+    if theirs == most:
+        return f"{count(most)} allowed by SQLAlchemy's pool"
+    return f"{count(most)} allowed: {count(most - theirs)} by our pool, {count(theirs)} by SQLAlchemy's"
 
 
 def lent_now(stats: PoolStats) -> int:

@@ -69,7 +69,7 @@ def text(setting: Setting, value: object) -> str:
     if isinstance(value, (int, float)):
         if setting.unit == "bytes":
             return str(size(value))
-        return f"{value:,g} {setting.unit}".rstrip().replace(",", "\u202f") if abs(value) < 1e6 else str(value)
+        return f"{value:,.15g} {setting.unit}".rstrip()
     if isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False) if value else "none"

@@ -52,7 +52,7 @@ def count(value: float | None) -> Amount:
     if value is None:
         return NOTHING
     if abs(value) < 1_000_000:
-        return Amount(f"{value:,.0f}".replace(",", "\u202f"))
+        return Amount(f"{value:,.0f}")
     return Amount(_three(value / 1e6), "M") if abs(value) < 1e9 else Amount(_three(value / 1e9), "G")
 
 
@@ -86,8 +86,8 @@ def period(value: float) -> Amount:
     """A stretch of seconds that somebody chose: ``24 h``, ``2 s``."""
     for length, unit, least in ((86_400, "days", 172_800), (3600, "h", 3600), (60, "min", 60)):
         if value >= least and value % length == 0:
-            return Amount(f"{value / length:g}", unit)
-    return Amount(f"{value:g}", "s")
+            return Amount(f"{value / length:,g}", unit)
+    return Amount(f"{value:,g}", "s")
 
 
 def size(value: float | None) -> Amount:
@@ -95,7 +95,7 @@ def size(value: float | None) -> Amount:
     if value is None:
         return NOTHING
     if value < 1024:
-        return Amount(f"{value:.0f}", "B")
+        return Amount(f"{value:,.0f}", "B")
     for unit in ("KiB", "MiB", "GiB", "TiB"):
         value /= 1024
         if value < 1000 or unit == "TiB":
@@ -118,7 +118,7 @@ def span(gap: float) -> str:
     for limit, length, unit in ((90, 1, "s"), (5400, 60, "min"), (172_800, 3600, "h")):
         if gap < limit:
             return f"{gap / length:.0f} {unit}"
-    return f"{gap / 86_400:.0f} days"
+    return f"{gap / 86_400:,.0f} days"
 
 
 def iso(at: float) -> str:
@@ -183,5 +183,5 @@ def _three(value: float) -> str:
     if value == 0:
         return "0"
     if abs(value) >= 100:
-        return f"{value:.0f}"
+        return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

@@ -201,8 +201,10 @@ class _Counter:
         engine = self._engine()
         pool = None if engine is None else engine.pool
         size, idle, lent = (_figure(pool, name) for name in ("size", "checkedin", "checkedout"))
+        most = size + max(0, getattr(pool, "_max_overflow", 0))
         return PoolStats(
-            pool_max=size + max(0, getattr(pool, "_max_overflow", 0)),
+            pool_max=most,
+            pool_max_sqlalchemy=most,
             pool_size=max(0, idle + lent),
             pool_available=max(0, idle),
             requests_num=self._requests,

@@ -148,8 +148,8 @@ def limits(workers: int, pool_max: int, databases: int, allowed: int) -> Finding
     # A connection in WAL mode holds the database, -wal and -shm; the rest of a web worker needs some 64.
     most = pool_max * databases * 3 + 64
     told = (
-        f"{pool_max} connections × {databases} database(s) × 3 files: up to {most} open files a worker, "
-        f"{allowed} allowed; {workers} workers now"
+        f"{pool_max} connections × {databases} database(s) × 3 files: up to {most:,} open files a worker, "
+        f"{allowed:,} allowed; {workers} workers now"
     )
     if most > allowed:
         return Finding("limits", PROBLEM, told, "lower DBOPT_POOL_MAX, or raise the limit (ulimit -n)")

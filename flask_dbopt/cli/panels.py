@@ -43,12 +43,12 @@ def overview(report: Report) -> Any:
         ("Window", window, "Workers", number(len(report.workers))),
         (
             "Requests",
-            f"{number(first.requests)} ({first.requests_per_second:.1f}/s)",
+            f"{number(first.requests)} ({first.requests_per_second:,.1f}/s)",
             "p50, p95, p99",
             quantiles,
         ),
         ("Queries", number(first.queries), "Queries a request", number(first.queries_per_request)),
-        ("Errors", number(first.errors), "In the database", share(first.database_share)),
+        ("Failed requests", number(first.errors), "In the database", share(first.database_share)),
         ("Cache hits", share(first.cache_hit_ratio), "Kept", f"{number(cache.entries)}, {size(cache.bytes)}"),
         ("Pool hits", share(first.pool_hit_ratio), "Index advice", number(len(report.recommendations))),
     ]
@@ -72,7 +72,7 @@ def queries(report: Report, limit: int) -> Any:
             )
             for one in report.queries[:limit]
         ],
-        title=f"Queries, costliest first ({min(limit, len(report.queries))} of {len(report.queries)})",
+        title=f"Queries, costliest first ({number(min(limit, len(report.queries)))} of {number(len(report.queries))})",
     )  # fmt: skip
 
 
@@ -83,7 +83,7 @@ def endpoints(report: Report, limit: int) -> Any:
         [
             (
                 one.endpoint, number(one.calls), milliseconds(one.mean_time), milliseconds(one.p95),
-                f"{one.queries / one.calls:.1f}" if one.calls else "–",
+                f"{one.queries / one.calls:,.1f}" if one.calls else "–",
                 share(one.database_time / one.total_time if one.total_time else None), number(one.errors),
             )
             for one in report.endpoints[:limit]
@@ -98,7 +98,7 @@ def databases(report: Report) -> Any:
     for one in report.databases:
         lent = hits = proof = "–"
         if one.pool is not None:
-            lent = f"{one.pool.pool_size - one.pool.pool_available} of {one.pool.pool_max}"
+            lent = f"{number(one.pool.pool_size - one.pool.pool_available)} of {number(one.pool.pool_max)}"
             hits = share(one.pool.hit_ratio)
         taken = one.backups[0].taken_at if one.backups else None
         if one.backups:

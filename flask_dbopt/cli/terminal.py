@@ -195,7 +195,7 @@ def size(count: float | None) -> str:
         if abs(count) < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
-    return f"{count:.1f} TB"
+    return f"{count:,.1f} TB"
 
 
 def milliseconds(value: float | None) -> str:
@@ -217,7 +217,7 @@ def span(seconds: float) -> str:
         value, unit = seconds / 3600, "h"
     else:
         value, unit = seconds / 86_400, "days"
-    return f"{value:.1f}".removesuffix(".0") + f" {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"{value:.1f}".removesuffix(".0") + f" {unit}" if value < 10 else f"{value:,.0f} {unit}"
 
 
 def ago(moment: float | None, now: float) -> str:

@@ -83,6 +83,17 @@ def test_every_page_fits_and_offends_no_policy(chromium: Any, site: Any, scheme:
     tab.context.close()
 
 
+@pytest.mark.parametrize("width", [1280, 1000, 390])
+def test_the_cache_s_ring_stands_beside_its_figure(chromium: Any, site: Any, width: int) -> None:
+    tab = visit(chromium, site)
+    tab.set_viewport_size({"width": width, "height": 800})
+    tab.goto(site.url + "cache")
+    ring, words = (tab.locator(f".gauge > {each}").bounding_box() for each in (".ring", "div"))
+    assert ring["x"] + ring["width"] < words["x"]
+    assert ring["y"] < words["y"] + words["height"] / 2 < ring["y"] + ring["height"]
+    tab.context.close()
+
+
 def test_figures_renew_themselves_and_stand_still_when_told(chromium: Any, site: Any) -> None:
     tab = visit(chromium, site)
     tab.clock.install()

@@ -13,6 +13,7 @@ import pytest
 
 from flask_dbopt.engines.protocol import Plan
 from flask_dbopt.errors import BackupError
+from flask_dbopt.monitor.alerts import Alert
 
 Build = Any
 TOKEN = "a-token-of-the-tests-0123456789"
@@ -42,7 +43,7 @@ class Paper(HTMLParser):
         self.words: list[str] = []
         self._inside: list[str] = []
         self.feed(html)
-        self.text = re.sub(r"\s+", " ", "".join(self.words).replace("\u202f", " "))
+        self.text = re.sub(r"\s+", " ", "".join(self.words))
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attributes)))
@@ -147,7 +148,7 @@ def test_statements_and_names_cannot_bring_markup_along(build: Build, busy_repor
 
 def test_the_overview_tells_how_the_app_does(staged: Any) -> None:
     text = read(staged).text
-    for words in ("4.97/s", "51.2ms", "61.0%", "3.70", "82.4%", "99.7%", "6 of 17 913 failed"):
+    for words in ("4.97/s", "51.2ms", "61.0%", "3.70", "82.4%", "99.7%", "6 of 17,913 failed"):
         assert words in text
     assert "1 alert is raised" in text
     assert "a query took 2.6 s, more than 2 s" in text
@@ -161,6 +162,45 @@ def test_the_overview_draws_four_charts_that_can_be_heard(staged: Any) -> None:
     said = [svg["aria-label"] for svg in read(staged).all("svg") if "lately" in (svg.get("aria-label") or "")]
     assert len(said) == 4
     assert re.search(r"Response time\. p95: lately [\d.]+ ms, at most [\d.]+ ms", said[1] or "")
+
+
+def test_the_chart_of_failed_requests_is_called_so(staged: Any) -> None:
+    paper = read(staged)
+    assert "Failed requests" in paper.text
+    assert "Failed queries" not in paper.text
+
+
+def test_a_ratio_is_a_warning_while_its_alert_stands_and_only_then(build: Build, busy_report: Any) -> None:
+    cold = dataclasses.replace(busy_report.overview, cache_hit_ratio=0.02, pool_hit_ratio=0.5)
+    for standing in (False, True):
+        raised = [
+            Alert(rule, "default", "too low", 0.02, 0.5, busy_report.at - 60)
+            for rule in ("cache_hit_ratio", "pool_hit_ratio")
+        ]
+        report = dataclasses.replace(busy_report, overview=cold, alerts=tuple(raised if standing else ()))
+        staged = build(report=report, DBOPT_ADMIN_TOKEN=TOKEN)
+        warnings = [tile for tile in read(staged).all("li") if tile.get("class") == "tile warn"]
+        assert len(warnings) == 2 * standing
+        assert len([one for one in read(staged, "pool").all("li") if one.get("class") == "tile warn"]) == standing
+        assert bool([arc for arc in read(staged, "cache").all("circle") if "warn" in arc["class"]]) == standing
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "words"),
+    [
+        (40, 0, "of 40 allowed"),
+        (40, 30, "of 70 allowed: 40 by our pool, 30 by SQLAlchemy's"),
+        (0, 30, "of 30 allowed by SQLAlchemy's pool"),
+        (2_000, 0, "of 2,000 allowed"),
+    ],
+)
+def test_the_pool_page_says_whose_bound_it_is(
+    build: Build, busy_report: Any, ours: int, theirs: int, words: str
+) -> None:
+    database = busy_report.databases[0]
+    stats = dataclasses.replace(database.pool, pool_max=ours + theirs, pool_max_sqlalchemy=theirs)
+    report = dataclasses.replace(busy_report, databases=(dataclasses.replace(database, pool=stats),))
+    assert words in read(build(report=report, DBOPT_ADMIN_TOKEN=TOKEN), "pool").text
 
 
 def test_the_overview_of_an_app_at_ease_says_so(fresh: Any) -> None:
@@ -265,7 +305,7 @@ def test_indexes_show_both_plans_and_what_is_there_already(staged: Any) -> None:
         "(language, expression)",
         "unique",
         "partial",
-        "320 000",
+        "320,000",
         "none beside the primary key",
         "1 statement it helps",
     ):
@@ -299,7 +339,7 @@ def test_an_unused_pool_is_said_to_be_unused(fresh: Any) -> None:
 
 def test_the_cache_shows_its_ratio_its_room_and_whom_it_serves(staged: Any) -> None:
     paper = read(staged, "cache")
-    for words in ("82.4%", "41 200 of 50 000 look-ups", "412 of 2 000", "8.96MiB of 128MiB", "87.5%", "2.12min"):
+    for words in ("82.4%", "41,200 of 50,000 look-ups", "412 of 2,000", "8.96MiB of 128MiB", "87.5%", "2.12min"):
         assert words in paper.text
     assert "Cache hit ratio 82.4 %" in [svg.get("aria-label") for svg in paper.all("svg")]
 
@@ -358,14 +398,29 @@ def test_alerts_show_rules_thresholds_and_what_was_resolved(staged: Any) -> None
 
 def test_settings_show_value_source_and_meaning_but_no_secret(build: Build) -> None:
     hook = "https://user:hunter2@hooks.example/T0K3N"
-    staged = build(DBOPT_ADMIN_TOKEN=TOKEN, DBOPT_POOL_MAX=7, DBOPT_DATABASE=hook, DBOPT_ALERT_WEBHOOK=hook)
+    staged = build(
+        DBOPT_ADMIN_TOKEN=TOKEN,
+        DBOPT_POOL_MAX=7,
+        DBOPT_CACHE_MAX_ENTRIES=1_234_567,
+        DBOPT_DATABASE=hook,
+        DBOPT_ALERT_WEBHOOK=hook,
+    )
     html = staged.client.get("/_dbopt/settings", headers=BEARER).text
     assert TOKEN not in html
     assert "hunter2" not in html
     assert "T0K3N" not in Paper(html).text.partition("DBOPT_ALERT_WEBHOOK")[2]
     text = Paper(html).text
     assert "app.config DBOPT_POOL_MAX" in text
-    for words in ("7 connections", "64.0 MiB", "not set", "24 hours", "none", "on", "the most connections lent"):
+    for words in (
+        "7 connections",
+        "1,234,567",
+        "64.0 MiB",
+        "not set",
+        "24 hours",
+        "none",
+        "on",
+        "the most connections lent",
+    ):
         assert words in text
 
 

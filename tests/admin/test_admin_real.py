@@ -56,7 +56,7 @@ class Shop:
     def page(self, path: str = "") -> str:
         answer = self.client.get(f"/_dbopt/{path}", headers=BEARER)
         assert answer.status_code == 200, answer.text
-        return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", answer.text)).replace("\u202f", " ")
+        return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", answer.text))
 
     def query_id(self) -> str:
         queries = self.client.get("/_dbopt/api/v1/queries", headers=BEARER).json["queries"]

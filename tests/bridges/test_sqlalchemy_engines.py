@@ -303,6 +303,7 @@ def test_exhaustion_is_sqlalchemys_own_error(dbopt: DBOptimizer, make_engine: Ma
     with engine.connect(), pytest.raises(SQLAlchemyTimeout):
         engine.connect()
     stats = dbopt.optimizer.default.pool_stats()
+    assert (stats.pool_max, stats.pool_max_sqlalchemy) == (21, 1)
     assert stats.connections_num == 1
 
 
@@ -318,6 +319,7 @@ def test_dispose_and_drop_all_work_in_the_middle(dbopt: DBOptimizer, make_engine
         engine.dispose()
         assert ask(engine, "word1") == 1
         assert len(first.fetchall()) == 1999
+        c.invalidate()  # its pool is gone
     metadata.drop_all(engine)
     metadata.create_all(engine)
     assert isinstance(engine.pool, Pool)

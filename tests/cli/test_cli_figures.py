@@ -32,6 +32,7 @@ def test_stats_tells_people_the_same(say):
     assert "SELECT id FROM word WHERE text = ?" in told
     assert "12" in told
     assert "the last 60 min" in told
+    assert "Failed requests" in told
 
 
 @pytest.mark.usefixtures("busy_site")

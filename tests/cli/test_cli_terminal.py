@@ -135,7 +135,8 @@ def test_into_a_pipe_the_monitor_writes_a_line_of_json_a_look(tmp_path, database
     ("told", "said"),
     [
         (terminal.size(None), "–"), (terminal.size(0), "0 B"), (terminal.size(1500), "1.5 kB"),
-        (terminal.size(3e12), "3.0 TB"), (terminal.milliseconds(None), "–"), (terminal.milliseconds(0.421), "0.42 ms"),
+        (terminal.size(3e12), "3.0 TB"), (terminal.size(3e15), "3,000.0 TB"), (terminal.span(1e8), "1,157 days"),
+        (terminal.milliseconds(None), "–"), (terminal.milliseconds(0.421), "0.42 ms"),
         (terminal.milliseconds(31), "31 ms"), (terminal.milliseconds(1200), "1.2 s"), (terminal.span(300), "5 min"),
         (terminal.span(7200), "2 h"), (terminal.span(864_000), "10 days"), (terminal.ago(None, 9.0), "never"),
         (terminal.ago(10.0, 9.0), "just now"), (terminal.ago(1.0, 6401.0), "1.8 h ago"),
