@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,12 @@ from flask import Flask
 from flask_dbopt import DBOptimizer
 
 LANGUAGES = ("de", "en", "es", "fr", "it")
+
+
+@pytest.fixture(autouse=True)
+def dates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver's own converter of dates is on its way out since Python 3.12."""
+    monkeypatch.setitem(sqlite3.converters, "DATE", lambda text: date.fromisoformat(text.decode()))
 
 
 @pytest.fixture

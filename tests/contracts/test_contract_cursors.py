@@ -92,6 +92,18 @@ def closed_connection(c: sqlite3.Connection) -> Any:
     return ["closed" in str(refused(fetch)) for fetch in (cursor.fetchone, cursor.fetchall, lambda: next(cursor))]
 
 
+def after_a_failure(c: sqlite3.Connection) -> list[Any]:
+    """The driver is apt to blame the last fault of the connection, which here would be another borrower's."""
+    told = [refused(lambda: c.execute("").fetchall()), refused(lambda: c.execute(NONE, (object(),)))]
+    c.execute("INSERT INTO note (id) VALUES (5)")
+    for fail in (
+        lambda: c.executemany("INSERT INTO note (id) VALUES (?)", [(5,)]),
+        lambda: c.execute("INSERT INTO note (id) VALUES (5)"),
+    ):
+        told.append(refused(fail))
+    return told
+
+
 def executed_again(c: sqlite3.Connection) -> list[Any]:
     cursor = c.cursor()
     told: list[Any] = []
@@ -170,7 +182,7 @@ def wrong_parameters(c: sqlite3.Connection) -> list[Any]:
 
 
 def wrong_statements(c: sqlite3.Connection) -> list[Any]:
-    wrong: tuple[Any, ...] = ("SELEC 1", "SELECT 1; SELECT 2", "SELECT * FROM nothing", None, 5, b"SELECT 1", "")
+    wrong: tuple[Any, ...] = ("SELEC 1", "SELECT 1; SELECT 2", "SELECT * FROM nothing", None, 5, b"SELECT 1", [])
     return [refused(lambda sql=sql: c.execute(sql).fetchall()) for sql in wrong]
 
 
@@ -232,6 +244,7 @@ DEEDS: dict[str, Deed] = {
     "execute, close, execute": used_closed_then_executed,
     "close the connection, then fetch": closed_connection,
     "execute again": executed_again,
+    "after a failure": after_a_failure,
     "two cursors": one_for_two,
     "lastrowid": last_row_id,
     "no rows": lambda c: [steps(c.execute(NONE, ("x",))), c.execute(NONE, ("x",)).fetchall()],
@@ -258,7 +271,7 @@ DEEDS: dict[str, Deed] = {
     "writing while reading": read_while_writing,
     "RETURNING": returning,
 }
-UNKEPT = {"wrong statements", "RETURNING", "text as bytearray"}
+UNKEPT = {"wrong statements", "after a failure", "RETURNING", "text as bytearray"}
 """Deeds without a result that the cache could keep."""
 
 

@@ -33,6 +33,7 @@ def test_connect_looks_like_the_stdlibs() -> None:
     assert inspect.signature(sqlite3.connect) == expected
 
 
+@pytest.mark.filterwarnings("ignore:Passing more than 1 positional argument:DeprecationWarning")
 def test_a_file_that_nobody_looks_after_is_the_stdlibs(tmp_path: Path) -> None:
     for place in (tmp_path / "x.db", str(tmp_path / "x.db"), os.fsencode(tmp_path / "x.db"), ":memory:", ""):
         with contextlib.closing(sqlite3.connect(place)) as c:
@@ -75,6 +76,7 @@ def test_a_file_that_an_optimizer_looks_after_is_pooled_and_timed(
     assert sum(each.calls for each in dbopt.monitor.queries()) == 3
 
 
+@pytest.mark.filterwarnings("ignore:Passing more than 1 positional argument:DeprecationWarning")
 def test_what_connect_is_given_arrives_by_place_and_by_name(dbopt: DBOptimizer, path: Path) -> None:
     given: list[tuple[Any, dict[str, Any]]] = [
         ((2.0, stdlib.PARSE_DECLTYPES, None, False), {}),

@@ -58,6 +58,8 @@ class Connection(sqlite3.Connection):
     """What it was opened with."""
     _changes_before: int = 0
     """``total_changes`` when it was lent."""
+    _has_failed: bool = False
+    """A statement failed since it was lent."""
     _tuned: bool = True
     _turns: Turns | None = None
     """How it takes turns with the other writers; None: not at all."""
@@ -138,6 +140,7 @@ class Connection(sqlite3.Connection):
             return commit(*arguments)
         except Exception as raised:
             error = type(raised).__name__
+            self._has_failed = True
             raise
         finally:
             self.note("COMMIT", perf_counter() - start, error)
@@ -185,12 +188,6 @@ class Connection(sqlite3.Connection):
         """Raise the driver's own error when it was really closed."""
         _total_changes(self)  # the driver's cheapest question that a closed connection refuses
 
-    def begin_loan(self, give_back: Callable[[Connection], None], owner: int | None) -> None:
-        """From now on ``close()`` calls ``give_back``, and only the thread ``owner`` may use it, if any is named."""
-        self._home = give_back
-        self._owner = owner
-        self._changes_before = _total_changes(self)
-
     def is_idle(self) -> bool:
         """Whether no statement is half read, so that the next SELECT sees the newest commit.
 
@@ -232,13 +229,17 @@ class Connection(sqlite3.Connection):
 _our_cursor = Connection.cursor
 
 
+def forget_fault(connection: sqlite3.Connection) -> None:
+    """The driver takes a connection's last fault for the cause of some errors, such as a wrong parameter."""
+    _execute(_new_cursor(connection), "SELECT 1 WHERE 0")
+
+
 def _is_idle(connection: sqlite3.Connection) -> bool:
     cursor = _new_cursor(connection)
     try:
         _execute(cursor, "VACUUM INTO ?", (0,))
     except sqlite3.Error as error:
-        # The driver would take the connection's last fault for the cause of a wrong parameter: leave none behind.
-        _execute(cursor, "SELECT 1 WHERE 0")
+        forget_fault(connection)
         return "filename" in str(error)
     return False
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 from urllib.parse import quote, unquote, urlsplit
 
 from flask_dbopt.engines.protocol import Condition, Identity
-from flask_dbopt.engines.sqlite.connection import Connection, Returned, joined_connection
+from flask_dbopt.engines.sqlite.connection import Connection, Returned, forget_fault, joined_connection
 from flask_dbopt.engines.sqlite.cursor import Road
 from flask_dbopt.engines.sqlite.tuning import Fault, Tuning
 from flask_dbopt.engines.sqlite.turns import Turns
@@ -241,6 +241,9 @@ class SQLiteConnector:
                 condition = Condition.ROLLED_BACK
             if connection._altered:
                 return Condition.UNFIT
+            if connection._has_failed:
+                connection._has_failed = False
+                forget_fault(connection)
             if connection._pragmas:
                 for name, value in connection._pragmas.items():
                     _run(connection, f"PRAGMA {name}={value}")

@@ -117,6 +117,7 @@ class Cursor(sqlite3.Cursor):
             _execute(self, sql, parameters)
         except Exception as error:
             self._record = None
+            connection._has_failed = True
             seconds = perf_counter() - start
             try:
                 road.record(sql, seconds, -1, type(error).__name__, False)
@@ -159,6 +160,7 @@ class Cursor(sqlite3.Cursor):
             run(self, sql, *arguments)
         except Exception as raised:
             error = type(raised).__name__
+            connection._has_failed = True
             raise
         finally:
             seconds = perf_counter() - start
