@@ -72,8 +72,13 @@ class Comparison:
     name: str
     without: tuple[Run, ...]
     within: tuple[Run, ...]
-    eager: Run
+    eager: Run | None = None
     """With our rooms keeping all they can; see lines/eager.py."""
+
+    @property
+    def ours(self) -> list[Run]:
+        """Every run with us, the one that keeps most last."""
+        return [*self.within, *([self.eager] if self.eager else [])]
 
     def ratios(self) -> list[float]:
         """How many times as long each round took with us."""
@@ -82,7 +87,7 @@ class Comparison:
     def differences(self) -> dict[str, tuple[str, str]]:
         """Each test that says something else with us, as (without, with)."""
         differing = {}
-        for ours in (*self.within, self.eager):
+        for ours in self.ours:
             for theirs in self.without:
                 for test in theirs.outcomes | ours.outcomes:
                     said = theirs.outcomes.get(test, "not run"), ours.outcomes.get(test, "not run")
@@ -95,24 +100,24 @@ class Comparison:
 
         ``hits``: whether it asks anything twice of a database that could be cached.
         """
-        assert self.differences() == {}, self.within[0].output + self.eager.output
+        assert self.differences() == {}, "".join(run.output for run in self.ours)
         assert all(run.apps == 0 for run in self.without), "the baseline is none"
-        for run in (*self.within, self.eager):
+        for run in self.ours:
             assert run.complaints == ()
             assert run.apps > 0, "the optimizer was not there"
             assert run.statements > run.apps, "no statement was recorded"
             assert run.opened > 0, "the connections were not ours"
-        assert self.eager.loans > self.eager.opened, "no connection was used twice"
-        assert self.eager.hits > 0 or not hits, "the cache answered nothing"
+        assert self.ours[-1].loans > self.ours[-1].opened, "no connection was used twice"
+        assert self.ours[-1].hits > 0 or not hits, "the cache answered nothing"
         assert min(self.ratios()) <= ALLOWED, str(self)
 
     def __str__(self) -> str:
-        first, eager = self.within[0], self.eager
+        first, last = self.within[0], self.ours[-1]
         spent = [sum(run.processor for run in runs) for runs in (self.without, self.within)]
         return (
             f"{self.name}: {first.count('passed')} of {len(first.outcomes)} pass, {len(self.differences())} differ; "
             f"{first.apps} apps, {first.statements} statements, {first.loans} loans of {first.opened} connections, "
-            f"{first.hits} hits (eager: {eager.loans} of {eager.opened}, {eager.hits}); "
+            f"{first.hits} hits (eager: {last.loans} of {last.opened}, {last.hits}); "
             f"{median(self.ratios()):.2f}x of {median(run.seconds for run in self.without):.1f} s, "
             f"{spent[1] / spent[0]:.2f}x of the processor (median of {len(self.within)})"
         )
@@ -173,17 +178,29 @@ class Suites:
     side = Side
 
     def compare(
-        self, name: str, python: Path, arguments: Sequence[str], without: Side, within: Side, *, rounds: int = 3
+        self,
+        name: str,
+        python: Path,
+        arguments: Sequence[str],
+        without: Side,
+        within: Side,
+        *,
+        rounds: int = 3,
+        eagerly: bool = True,
     ) -> Comparison:
         """Both sides at the same time, ``rounds`` times: what else the machine does then slows down both alike."""
+        eager = [replace(within, plugins=(*within.plugins, "eager"))] if eagerly else []
         runs: list[list[Run]] = []
-        for _ in range(rounds):
-            started = [self._start(python, arguments, side) for side in (without, within)]
-            runs.append([_result(*each) for each in started])
-        eager = replace(within, plugins=(*within.plugins, "eager"))
-        last = _result(*self._start(python, arguments, eager))
-        theirs, ours = zip(*runs, strict=True)
-        comparison = Comparison(name, theirs, ours, last)
+        for number in range(rounds):
+            sides = [without, within, *(eager if number == rounds - 1 else [])]
+            started = [self._start(python, arguments, side) for side in sides]
+            try:
+                runs.append([_result(*each) for each in started])
+            finally:
+                for process, _ in started:
+                    process.kill()
+        theirs, ours = (tuple(run[at] for run in runs) for at in (0, 1))
+        comparison = Comparison(name, theirs, ours, *runs[-1][2:])
         self._told.append(str(comparison))
         return comparison
 
@@ -209,10 +226,7 @@ class Suites:
 
 
 def _result(process: subprocess.Popen[str], folder: Path) -> Run:
-    try:
-        process.wait(timeout=600)
-    finally:
-        process.kill()
+    process.wait(timeout=600)
     output = (folder / "output").read_text(errors="replace")
     assert (folder / "junit.xml").exists(), output
     outcomes, seconds = {}, 0.0
