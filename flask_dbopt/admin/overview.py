@@ -69,7 +69,7 @@ def tiles(visit: Visit) -> list[Tile]:
         Tile(
             "Cache hit ratio",
             ratio(figures.cache_hit_ratio),
-            f"alert below {limit(settings.alert_cache_hit_ratio)}, once warm",
+            f"alert below {limit(settings.alert_cache_hit_ratio)}, once warm".replace(" %", "\u00a0%"),
             tone(visit, "cache_hit_ratio"),
             "cache",
         ),
