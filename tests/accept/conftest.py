@@ -98,7 +98,7 @@ class Comparison:
         return differing
 
     def check(self, *, hits: bool = True) -> None:
-        """What holds for every suite: nothing differs, and we were there. What it took is printed, for a person to judge.
+        """What holds for every suite: nothing differs, and we were there. What it took is printed, not judged.
 
         ``hits``: whether it asks anything twice of a database that could be cached.
         """

@@ -282,9 +282,7 @@ def test_the_usual_folder_is_this_users_own_under_the_systems_temporary_one() ->
     assert Lease(lambda: "database")._directory == default_directory()
 
 
-@pytest.mark.parametrize(
-    "trap", ["a file", "a link", "open to all", "another user's", "nowhere", "a linked lock"]
-)
+@pytest.mark.parametrize("trap", ["a file", "a link", "open to all", "another user's", "nowhere", "a linked lock"])
 def test_a_folder_that_cannot_be_trusted_gives_no_lease_and_says_why(
     trap: str, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

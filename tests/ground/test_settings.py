@@ -323,9 +323,7 @@ def test_secrets_are_shown_nowhere() -> None:
 
 
 def test_a_fault_tells_no_secret() -> None:
-    faults = faults_of(
-        {"DBOPT_ALERT_WEBHOOK": "ftp://hook/secret-part"}, database={"u": "pg://a:pass-word@h"}
-    )
+    faults = faults_of({"DBOPT_ALERT_WEBHOOK": "ftp://hook/secret-part"}, database={"u": "pg://a:pass-word@h"})
     assert "secret-part" not in "".join(faults)
     assert "pass-word" not in "".join(faults)
 

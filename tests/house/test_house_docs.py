@@ -26,9 +26,7 @@ def anchors(page: Path) -> set[str]:
 @pytest.mark.parametrize("name", reference.PAGES)
 def test_the_reference_pages_are_as_the_code_writes_them(name):
     page = ROOT / "docs" / name
-    assert page.read_text(encoding="utf-8") == reference.written(page, reference.PAGES[name]()), (
-        "run: make docs"
-    )
+    assert page.read_text(encoding="utf-8") == reference.written(page, reference.PAGES[name]()), "run: make docs"
 
 
 def test_every_setting_has_its_line():

@@ -17,9 +17,7 @@ import flask_dbopt
 ROOT = Path(__file__).parents[2]
 OURS = sorted((ROOT / "flask_dbopt").rglob("*.py"))
 ALL = sorted(
-    file
-    for room in ("flask_dbopt", "example_app", "tests", "benchmarks")
-    for file in (ROOT / room).rglob("*.py")
+    file for room in ("flask_dbopt", "example_app", "tests", "benchmarks") for file in (ROOT / room).rglob("*.py")
 )
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -44,9 +42,7 @@ def test_no_file_is_too_long_to_be_read_at_a_sitting():
 
 
 def test_every_file_opens_with_what_it_is_for():
-    silent = [
-        str(file.relative_to(ROOT)) for file in OURS if not ast.get_docstring(ast.parse(file.read_text()))
-    ]
+    silent = [str(file.relative_to(ROOT)) for file in OURS if not ast.get_docstring(ast.parse(file.read_text()))]
     assert silent == []
 
 

@@ -105,8 +105,7 @@ def test_no_literal_survives(text, number, blob):
         f" OR word IN ({quoted}, {number!r}, X'{blob.hex()}') OR \"odd name\" = X'{blob.hex()}' -- {text!a}"
     )
     constant = fingerprint(
-        "SELECT word, 'a', 1 FROM keyword WHERE word = 'a' OR frequency > 1"
-        " OR word IN ('a') OR \"odd name\" = x''"
+        "SELECT word, 'a', 1 FROM keyword WHERE word = 'a' OR frequency > 1 OR word IN ('a') OR \"odd name\" = x''"
     )
     assert fingerprint(sql) == constant
     with closing(sqlite3.connect(":memory:")) as connection:

@@ -16,9 +16,7 @@ def build(schema: Schema, statistics: Statistics) -> sqlite3.Connection:
     clone = sqlite3.connect(":memory:", isolation_level=None)
     clone.execute("PRAGMA page_size = 512")
     # Virtual tables after the others: they make their own shadow tables, and an ordinary one may be content.
-    for kind, name, sql in sorted(
-        schema.objects, key=lambda row: _ORDER.index(row[0]) + is_virtual(row[2]) / 2
-    ):
+    for kind, name, sql in sorted(schema.objects, key=lambda row: _ORDER.index(row[0]) + is_virtual(row[2]) / 2):
         shadow = kind == "table" and name.lower() in schema.others and not is_virtual(sql)
         if sql and not shadow and not name.lower().startswith("sqlite_"):
             with suppress(sqlite3.Error):

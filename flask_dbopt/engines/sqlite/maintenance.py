@@ -103,9 +103,7 @@ def condition(path: Path) -> Condition:
         def value(pragma: str) -> Any:
             return connection.execute(f"PRAGMA {pragma}").fetchone()[0]
 
-        analyzed = connection.execute(
-            "SELECT count(*) FROM sqlite_schema WHERE name = 'sqlite_stat1'"
-        ).fetchone()
+        analyzed = connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'sqlite_stat1'").fetchone()
         return Condition(
             page_size=value("page_size"),
             pages=value("page_count"),
@@ -198,9 +196,7 @@ def _opened(path: Path, wait: float = 5.0, *, may_only_read: bool = False) -> It
         yield connection
     except sqlite3.DatabaseError as error:
         if "not a database" in str(error):
-            raise DatabaseUnavailable(
-                f"{path} is no SQLite database", hint="look at DBOPT_DATABASE"
-            ) from error
+            raise DatabaseUnavailable(f"{path} is no SQLite database", hint="look at DBOPT_DATABASE") from error
         raise
     finally:
         connection.close()

@@ -80,9 +80,7 @@ def read_schema(connection: sqlite3.Connection) -> Schema:
             if rowid:
                 rowids[key] = rowid
     known = [*tables, *others]
-    views = {
-        name.lower(): (sql, aliases(sql, known)) for kind, name, sql in objects if kind == "view" and sql
-    }
+    views = {name.lower(): (sql, aliases(sql, known)) for kind, name, sql in objects if kind == "view" and sql}
     return Schema(objects, tables, others, rowids, views)
 
 
@@ -107,9 +105,7 @@ def _rowid(connection: sqlite3.Connection, table: str, columns: Sequence[str]) -
 def indexes_of(connection: sqlite3.Connection, table: str) -> tuple[Index, ...]:
     texts = dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index'"))
     indexes = []
-    for _, name, unique, _, partial in connection.execute(
-        f"PRAGMA main.index_list({quoted(table)})"
-    ).fetchall():
+    for _, name, unique, _, partial in connection.execute(f"PRAGMA main.index_list({quoted(table)})").fetchall():
         columns = connection.execute(f"PRAGMA main.index_xinfo({quoted(name)})")
         # key: 0 for the columns that SQLite adds to find the row again.
         listed = tuple(column for _, _, column, _, _, key in columns if key)
