@@ -30,9 +30,7 @@ def _pragmas(given: Mapping[str, Any]) -> dict[str, Any]:
         if not re.fullmatch(r"[A-Za-z_]+", name):
             raise ValueError(f"{name!r} is not the name of a PRAGMA")
         if not re.fullmatch(r"-?\w+", str(value)):
-            raise ValueError(
-                f"{name} = {value!r} is not a PRAGMA value: a number, a word, None to leave it alone"
-            )
+            raise ValueError(f"{name} = {value!r} is not a PRAGMA value: a number, a word, None to leave it alone")
     return {**SQLITE_PRAGMAS, **{name.lower(): value for name, value in given.items()}}
 
 
@@ -239,9 +237,7 @@ def resolve(
             "\n  - ".join([f"{count}:", *faults]),
             hint="`flask db-opt config` lists every setting with its meaning",
         )
-    unheeded = tuple(
-        name for name, value in values.items() if SETTINGS[name].later and value != SETTINGS[name].default
-    )
+    unheeded = tuple(name for name, value in values.items() if SETTINGS[name].later and value != SETTINGS[name].default)
     return Resolved(Settings(**values), sources, unheeded)
 
 
@@ -276,8 +272,7 @@ def _disagreements(values: dict[str, Any], sources: dict[str, str]) -> list[str]
     faults = []
     for small, large in _PAIRS:
         low, high = (
-            values.get(name, SETTINGS[name].default if sources[name] == "default" else None)
-            for name in (small, large)
+            values.get(name, SETTINGS[name].default if sources[name] == "default" else None) for name in (small, large)
         )
         if low is None or high is None or low <= high:  # None: already a fault by itself
             continue

@@ -96,9 +96,7 @@ class Setting:
     def read(self, given: Any) -> Any:
         """``given`` as a value of this setting; raises ValueError with the end of a sentence about it."""
         kind = self.kind.removesuffix(" | None")
-        if kind != self.kind and (
-            given is None or (isinstance(given, str) and given.strip().lower() in _NONE)
-        ):
+        if kind != self.kind and (given is None or (isinstance(given, str) and given.strip().lower() in _NONE)):
             return None
         if isinstance(given, timedelta) and self.unit in _SECONDS:
             given = given.total_seconds() / _SECONDS[self.unit]
@@ -167,11 +165,7 @@ def _size(given: Any) -> int:
 def _texts(given: Any) -> tuple[str, ...]:
     if isinstance(given, str):
         listed = given.strip()
-        given = (
-            _json(listed)
-            if listed.startswith("[")
-            else [part for part in re.split(r"[\s,]+", listed) if part]
-        )
+        given = _json(listed) if listed.startswith("[") else [part for part in re.split(r"[\s,]+", listed) if part]
     if not isinstance(given, Sequence) or isinstance(given, bytes):
         raise ValueError("is not a list (with commas, or as JSON)")  # noqa: TRY004
     return tuple(text(part) for part in given)
@@ -185,9 +179,7 @@ def _mapping(given: Any) -> dict[str, Any]:
 
 
 def _text_or_mapping(given: Any) -> str | dict[str, Any]:
-    return (
-        _mapping(given) if isinstance(given, Mapping) or str(given).lstrip().startswith("{") else text(given)
-    )
+    return _mapping(given) if isinstance(given, Mapping) or str(given).lstrip().startswith("{") else text(given)
 
 
 def _json(given: str) -> Any:

@@ -171,9 +171,7 @@ def _predicates(condition: Any, names: set[str]) -> Iterator[Predicate]:
     elif isinstance(condition, exp.GT | exp.GTE | exp.LT | exp.LTE):
         yield from _comparisons(condition.this, condition.expression, "range", text, names)
     elif isinstance(condition, exp.Between):
-        yield _on_one_side(
-            condition.this, [condition.args["low"], condition.args["high"]], "range", text, names
-        )
+        yield _on_one_side(condition.this, [condition.args["low"], condition.args["high"]], "range", text, names)
     elif isinstance(condition, exp.Like | exp.ILike | exp.Glob | exp.RegexpLike | exp.Match):
         yield Predicate(_columns(condition, names), "pattern", text)
     elif isinstance(condition, exp.NEQ | exp.Not):
@@ -250,11 +248,7 @@ def _ordering(tree: Any) -> tuple[Ordering, ...]:
     terms = []
     for term in order.expressions if order else ():
         wanted, collation = _bare(term.this)
-        if (
-            isinstance(wanted, exp.Literal)
-            and wanted.is_int
-            and 0 < int(wanted.name) <= len(tree.expressions)
-        ):
+        if isinstance(wanted, exp.Literal) and wanted.is_int and 0 < int(wanted.name) <= len(tree.expressions):
             wanted = tree.expressions[int(wanted.name) - 1].unalias()
         elif isinstance(wanted, exp.Column) and not wanted.table:
             wanted = named.get(wanted.name.lower(), wanted)

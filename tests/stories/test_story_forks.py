@@ -33,7 +33,7 @@ def app(tmp_path: Path) -> Iterator[Flask]:
 
 
 def in_child(deed: Callable[[], None], last: Callable[[], None] = lambda: None) -> Callable[[], None]:
-    """Fork, run ``deed`` there, and wait until it is done; what is returned has it do ``last`` and end, and checks it."""
+    """Fork, run ``deed`` there and wait for it; what is returned has the child do ``last`` and end, and checks it."""
     done, go = os.pipe(), os.pipe()
     child = os.fork()
     if not child:
