@@ -358,9 +358,9 @@ class Pool:
         """
         stock = self.stock
         self.is_closed = stock.is_closed = stock.is_full = True
-        if stock.lock.acquire(blocking=False):
-            stock.lock.release()
+        if not (stock.lock.locked() or self.lock.locked() or self.line.lock.locked()):
             self.drain()
+            self.collect_dropped()  # from now on these are closed, not kept
 
     def abandon(self) -> None:
         """After a fork, in the child: forget the parent's connections without touching them, and start empty."""
