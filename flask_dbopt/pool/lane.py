@@ -24,11 +24,12 @@ from flask_dbopt.errors import WriterTimeout
 from flask_dbopt.lease import default_directory, file_name, open_folder, try_lock
 
 #: Seconds a writer in line may be overtaken; handing over at once would make each turn wait for a thread switch.
-_PATIENCE = 0.001
+#: Measured with 4 x 4 writers on two busy cores: at 1 ms 0.7 times the commits of 10 ms, and nobody waits less.
+_PATIENCE = 0.01
 #: Seconds between looks whether the writer in front is gone for good.
 _LOOK_AGAIN = 0.05
 #: Seconds a process may be overtaken by the others, and seconds it may pass the lock on among its own threads.
-_STINT = 0.005
+_STINT = 0.05
 #: Seconds between tries for the processes' lock, for whoever is next and for the others.
 _TRY_NEXT, _TRY = 0.0001, 0.0005
 #: Seconds for which it counts that a process said it is next.
@@ -108,9 +109,9 @@ class Lane:
                 turn.granted = threading.Lock()
                 turn.granted.acquire()
                 self._line.append(turn)
-        if not is_ours:
-            self._stand(turn, wait)
         try:
+            if not is_ours:
+                self._stand(turn, wait)
             is_taken = self._crossing.take(turn, wait, asked)
         except BaseException:
             self.leave(turn)
@@ -122,18 +123,28 @@ class Lane:
         return turn
 
     def leave(self, turn: Turn) -> None:
-        """End a turn; one that is not the present one is over already."""
+        """End a turn, also one that has not begun; one that is not the present one is over already."""
         with self._lock:
             if self._turn is not turn:
+                if turn.granted is not None and turn in self._line:
+                    self._line.remove(turn)
+                    if self._turn is None:
+                        self._wake(None)
                 return
             heir = self._line[0] if self._line and self.clock() - self._line[0].since > _PATIENCE else None
             if heir is None or not self._crossing.may_pass_to(heir):
                 self._crossing.give_back()
-            self._turn = heir
-            if heir is not None:
-                self._line.popleft()
-                assert heir.granted is not None  # noqa: S101  # whoever stands in line has one
-                heir.granted.release()
+            self._wake(heir)
+
+    def _wake(self, heir: Turn | None) -> None:
+        """Hand the turn to ``heir``, or let the first in line take it, should it still be free by then."""
+        self._turn = heir
+        if heir is not None:
+            self._line.popleft()
+        elif self._line:
+            heir = self._line[0]
+        if heir is not None and heir.granted is not None and heir.granted.locked():
+            heir.granted.release()
 
     def abandon(self) -> None:
         """After a fork, in the child: what is held is the parent's, and stays so when the parent ends."""
@@ -150,16 +161,17 @@ class Lane:
         """Wait in line. Counts the time asked to wait as well as the clock's: a still clock must end too."""
         assert turn.granted is not None  # noqa: S101
         limit = wait()
-        pause = _PATIENCE
         spent = 0.0
-        while not turn.granted.acquire(timeout=min(pause, max(0.0, limit - spent))):
-            spent = max(spent + min(pause, _LOOK_AGAIN), self.clock() - turn.since)
-            if pause == _LOOK_AGAIN:
+        while True:
+            pause = min(_LOOK_AGAIN, max(0.0, limit - spent))
+            is_woken = turn.granted.acquire(timeout=pause)
+            if not is_woken:
+                spent += pause
                 self._look()
             with self._lock:
-                if self._turn is turn:  # granted this moment
-                    return
                 front = self._turn
+                if front is turn:
+                    return
                 if front is not None and front.is_over():
                     self._crossing.give_back()
                     front = self._turn = None
@@ -167,11 +179,10 @@ class Lane:
                     self._line.popleft()
                     self._turn = turn
                     return
-                own = front is not None and front.thread == turn.thread
-                if own or spent >= limit:
-                    self._line.remove(turn)
-                    raise _own(front) if own and front else _locked(limit, self._describe(front))
-            pause = _LOOK_AGAIN
+                spent = max(spent, self.clock() - turn.since)
+                is_own = front is not None and front.thread == turn.thread
+                if is_own or spent >= limit:
+                    raise _own(front) if is_own and front else _locked(limit, self._describe(front))
 
     def _describe(self, turn: Turn | None) -> tuple[str, int, float] | None:
         return None if turn is None else (turn.who, os.getpid(), self.clock() - turn.since)
