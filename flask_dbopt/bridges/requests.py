@@ -108,10 +108,10 @@ def _on_context_end(app: Flask, **_: Any) -> None:
     try:
         if getattr(context, "_dbopt_loans", False):
             context._dbopt_loans = False
+            close_kept(context)
             for database in list(app.extensions[_KEPT].optimizer.databases.values()):
                 if database.pool is not None:
                     database.pool.take_back_from(context)
-            close_kept(context)
         for database in list(app.extensions[_KEPT].optimizer.databases.values()):
             if database.turns is not None:
                 database.turns.end_forgotten()
@@ -137,9 +137,9 @@ class Closer:
 
 
 def close_kept(context: Any) -> None:
-    """Close ``dbopt.connection``, if no pool has taken it back."""
+    """Close ``dbopt.connection``, which gives it back where a pool lent it."""
     kept = getattr(context, "_dbopt_connection", None)
     if kept is not None:
         context._dbopt_connection = None
-        with suppress(sqlite3.Error):  # opened in another thread: to close it is that one's affair
+        with suppress(sqlite3.Error):  # opened in another thread: then the pool takes it back, if it is the pool's
             kept.close()
