@@ -155,7 +155,7 @@ def test_switched_off_nothing_starts_and_nothing_is_written(off: DBOptimizer, pa
 
     assert app.test_client().get("/").text == "3000"
     assert app.test_client().get("/_dbopt/").status_code == 404
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads  # those of earlier tests may end meanwhile
     assert not Path(app.instance_path).exists()
     assert sorted(each.name for each in path.parent.glob("app.db*")) == ["app.db"]
 
