@@ -364,3 +364,38 @@ def test_returning_and_bulk_statements_are_never_answered_by_the_cache(words: Fl
             assert len(session.execute(sa.update(Line).values(text="y").returning(Line.id)).all()) == 3 * (n + 1)
             session.commit()
     assert len(seen) == 4
+
+
+def test_switched_off_its_engines_are_left_alone_and_their_file_is_known(make_site: Make, kind: str) -> None:
+    site = make_site(kind, DBOPT_ENABLED=False)
+    db, dbopt = parts(site)
+    with site.app_context():
+        assert db.session.execute(sa.text("PRAGMA journal_mode")).scalar_one() == "delete"
+        with db.engine.connect() as c:
+            assert type(c.connection.dbapi_connection) is sqlite3.Connection
+        assert dbopt.connection.execute("SELECT count(*) FROM word").fetchone() == (0,)
+        assert type(dbopt.connection) is sqlite3.Connection
+
+
+def test_a_migration_on_an_engine_of_its_own_runs_beside_idle_readers(make_site: Make) -> None:
+    """As Alembic's batch mode does it: a copy of the table, in one transaction, on a NullPool."""
+    site = make_site()
+    db, dbopt = parts(site)
+    with site.app_context():
+        db.session.add(Line(text="x"))
+        db.session.commit()
+        db.session.scalars(sa.select(Line)).all()
+        db.session.remove()
+        with dbopt.borrow() as c:
+            c.execute("SELECT * FROM line").fetchall()
+        del c
+        engine = sa.create_engine(db.engine.url, poolclass=NullPool)
+        with engine.begin() as c:
+            c.exec_driver_sql("PRAGMA busy_timeout = 100")
+            c.exec_driver_sql("CREATE TABLE _new (id INTEGER PRIMARY KEY, text VARCHAR, more INTEGER DEFAULT 5)")
+            c.exec_driver_sql("INSERT INTO _new (id, text) SELECT id, text FROM line")
+            c.exec_driver_sql("DROP TABLE line")
+            c.exec_driver_sql("ALTER TABLE _new RENAME TO line")
+        assert db.session.execute(sa.text("SELECT * FROM line")).all() == [(1, "x", 5)]
+        with dbopt.borrow() as c:
+            assert c.execute("SELECT * FROM line").fetchall() == [(1, "x", 5)]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import pytest
 from flask import Blueprint, Flask, appcontext_pushed, request
 
 from flask_dbopt import DBOptimizer, signals
+from flask_dbopt.monitor.alerts import Alert
 
 COUNT = "SELECT count(*) FROM keyword"
 
@@ -211,3 +215,27 @@ def test_a_forked_child_serves_with_handles_of_its_own(make_app: Callable[..., F
     with dbopt.borrow() as c:
         assert c.execute("SELECT text FROM note").fetchall() == [("parent",)]
         assert c.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_an_import_starts_nothing(tmp_path: Path) -> None:
+    """So that gevent may patch the world first."""
+    code = (
+        "import threading, sys; before = threading.active_count();"
+        "import flask_dbopt, flask_dbopt.extension, flask_dbopt.sqlite3, flask_dbopt.bridges.sqlalchemy;"
+        "assert threading.active_count() == before == 1; assert 'sqlalchemy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    lazy = "import flask_dbopt, sys; assert 'flask' not in sys.modules"
+    subprocess.run([sys.executable, "-c", lazy], check=True, timeout=60)
+
+
+def test_an_alert_reaches_who_asked_for_it(make_app: Callable[..., Flask], path: Path) -> None:
+    app, other = make_app(DBOPT_DATABASE=str(path)), make_app(DBOPT_DATABASE=str(path))
+    dbopt, others = DBOptimizer(app), DBOptimizer(other)
+    heard: list[str] = []
+    dbopt.on_alert("query_too_slow")(lambda alert: heard.append(alert.message))
+    others.on_alert("query_too_slow")(lambda alert: heard.append("of another app"))
+    alert = Alert("query_too_slow", "", "too slow", 3.0, 2.0, 0.0, None)
+    signals.send("alert_raised", app, alert=alert)
+    signals.send("alert_raised", app, alert=replace(alert, rule="cache_hit_ratio"))
+    assert heard == ["too slow"]
