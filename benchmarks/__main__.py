@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks import pool, recording
+from benchmarks import contention, pool, recording
 
 if __name__ == "__main__":
     recording.main()
     pool.main()
+    contention.main()
