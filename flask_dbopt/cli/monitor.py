@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flask_dbopt.cli.terminal import FINDING, FINE, Screen, length_of_time, verb
+from flask_dbopt.cli.terminal import FINDING, FINE, Screen, how_many, length_of_time, verb
 
 if TYPE_CHECKING:
     from flask_dbopt.report import Report
@@ -31,14 +31,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="How far back to look.",
 )
-@click.option(
-    "--limit",
-    type=click.IntRange(1),
-    metavar="N",
-    default=10,
-    show_default=True,
-    help="How many queries and endpoints.",
-)
+@how_many
 def command(screen: Screen, interval: float, once: bool, since: float, limit: int) -> int:
     """Watch the app work: live figures of all workers, until Ctrl-C.
 

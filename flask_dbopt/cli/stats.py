@@ -6,7 +6,7 @@ import time
 
 import click
 
-from flask_dbopt.cli.terminal import Screen, length_of_time, verb
+from flask_dbopt.cli.terminal import Screen, how_many, length_of_time, verb
 
 
 @verb("stats")
@@ -16,14 +16,7 @@ from flask_dbopt.cli.terminal import Screen, length_of_time, verb
     metavar="1h",
     help="Only the last 30s, 15m, 1h, 7d; else all that is kept.",
 )
-@click.option(
-    "--limit",
-    type=click.IntRange(1),
-    metavar="N",
-    default=10,
-    show_default=True,
-    help="How many queries and endpoints.",
-)
+@how_many
 @click.option("--reset", is_flag=True, help="Forget the query figures kept so far.")
 def command(screen: Screen, since: float | None, limit: int, reset: bool) -> None:
     """Requests, queries, cache, pool, backups and alerts, summed over all workers."""

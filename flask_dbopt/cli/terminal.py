@@ -244,6 +244,17 @@ def at(moment: float | None) -> str:
     return "–" if moment is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
 
 
+#: The option of every verb that lists queries and endpoints.
+how_many = click.option(
+    "--limit",
+    type=click.IntRange(1),
+    metavar="N",
+    default=10,
+    show_default=True,
+    help="How many queries and endpoints.",
+)
+
+
 def length_of_time(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
     """An option's callback: 30s, 15m, 1h, 7d as seconds."""
     if text is None:
