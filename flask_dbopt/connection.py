@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from flask_dbopt.databases import Database, borrower
@@ -25,7 +26,7 @@ class Road:
         look: Callable[..., Any] | None,
         worthy: Container[str],
         learn: Callable[..., Any],
-        record: Callable[[str, float, int, str | None, bool], list[Any]],
+        record: Callable[..., list[Any]],
     ) -> None:
         self.look = look
         self.worthy = worthy
@@ -36,14 +37,16 @@ class Road:
 def build_road(settings: Settings, recorder: Recorder, database: Database) -> Road:
     """The road of ``database``; a room that is switched off is not on it."""
     shelf = database.shelf
-    record = recorder.record if settings.monitor_enabled else _unrecorded
+    record = partial(recorder.record, database=database.name) if settings.monitor_enabled else _unrecorded
     if shelf is None or not settings.cache_enabled:
         return Road(None, (), _unlearned, record)
     return Road(shelf.look, shelf.worthy, shelf.learn, record)
 
 
-def _unrecorded(sql: str, seconds: float, rows: int, error: str | None, cached: bool) -> list[Any]:
-    return [sql, seconds, rows, error, cached]
+def _unrecorded(
+    sql: str, seconds: float, rows: int, error: str | None, cached: bool, started: float = 0.0
+) -> list[Any]:
+    return [sql, seconds, rows, error, cached, started]
 
 
 def _unlearned(sql: str, seconds: float, before: float = 0.0) -> None: ...

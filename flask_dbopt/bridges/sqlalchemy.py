@@ -233,10 +233,12 @@ class _EventTiming:
     def after(self, connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         started = connection.info.get(_STARTED)
         if started:
-            self._record(statement, perf_counter() - started.pop(), cursor.rowcount, None, False)
+            began = started.pop()
+            self._record(statement, perf_counter() - began, cursor.rowcount, None, False, began)
 
     def failed(self, context: Any) -> None:
         started = context.connection.info.get(_STARTED) if context.connection is not None else None
         if started and context.statement is not None:
             error = type(context.original_exception).__name__
-            self._record(context.statement, perf_counter() - started.pop(), -1, error, False)
+            began = started.pop()
+            self._record(context.statement, perf_counter() - began, -1, error, False, began)

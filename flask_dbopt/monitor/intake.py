@@ -165,7 +165,7 @@ class Intake:
         for sql, seconds, *_ in self.tally.statements(records, endpoint, at, self._settings.monitor_slow_seconds):
             self._later("slow_query", sql=fingerprint(sql), seconds=seconds, endpoint=endpoint)
         if signals.query_executed.receivers:
-            for sql, seconds, rows, error, cached in records:
+            for sql, seconds, rows, error, cached, *_ in records:
                 self._later(
                     "query_executed", sql=fingerprint(sql), seconds=seconds, rows=rows, cached=cached, error=error
                 )

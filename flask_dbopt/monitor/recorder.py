@@ -39,9 +39,18 @@ class Recorder:
         self._timer = timer
         self._spilling = threading.Lock()
 
-    def record(self, sql: str, seconds: float, rows: int, error: str | None, cached: bool) -> Record:
+    def record(
+        self,
+        sql: str,
+        seconds: float,
+        rows: int,
+        error: str | None,
+        cached: bool,
+        started: float = 0.0,
+        database: str = "default",
+    ) -> Record:
         """Note one run; the returned list may still be added to while the caller fetches."""
-        record: Record = [sql, seconds, rows, error, cached]
+        record: Record = [sql, seconds, rows, error, cached, started, database]
         cost = CURRENT.get()
         if cost is not None and cost.recorder is self:
             records = cost.records

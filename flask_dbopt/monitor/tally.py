@@ -203,7 +203,7 @@ class Tally:
         slow_ones: list[Record] = []
         runs: dict[str, _Runs] = {}
         for record in records:
-            sql, seconds, rows, error, cached = record
+            sql, seconds, rows, error, cached, _, _ = record
             alike = runs.get(sql)
             if alike is None:
                 alike = runs[sql] = _Runs()

@@ -414,7 +414,7 @@ def test_a_ledger_stays_under_its_size_and_keeps_the_newest(tmp_path, clock):
     try:
         for _ in range(60):
             tally = Tally()
-            records = [[f"SELECT a{n} FROM somewhere", 0.001 * n, 1, None, False] for n in range(300)]
+            records = [[f"SELECT a{n} FROM somewhere", 0.001 * n, 1, None, False, 0.0, "default"] for n in range(300)]
             tally.statements(records, "a", clock.now, 10)
             ledger.write(tally, None)
             ledger.maintain(clock.now, keep_seconds=1e9, limit=limit, every=0)
@@ -434,7 +434,7 @@ def test_a_size_that_can_never_be_kept_costs_history_and_no_more(tmp_path, clock
     try:
         for _ in range(5):
             tally = Tally()
-            tally.statements([["SELECT 1", 0.001, 1, None, False]], "a", clock.now, 10)
+            tally.statements([["SELECT 1", 0.001, 1, None, False, 0.0, "default"]], "a", clock.now, 10)
             ledger.write(tally, None)
             clock.now += 100_000
         ledger.maintain(clock.now, keep_seconds=1e9, limit=1, every=0)
@@ -449,7 +449,7 @@ def test_the_write_ahead_log_is_moved_into_the_file_before_it_grows_large(tmp_pa
     try:
         for _ in range(40):
             tally = Tally()
-            records = [[f"SELECT a{n} FROM somewhere", 0.001, 1, None, False] for n in range(100)]
+            records = [[f"SELECT a{n} FROM somewhere", 0.001, 1, None, False, 0.0, "default"] for n in range(100)]
             tally.statements(records, "a", clock.now, 10)
             ledger.write(tally, None)
         assert (tmp_path / "ledger.db-wal").stat().st_size < 1_000_000

@@ -143,14 +143,14 @@ class Connection(sqlite3.Connection):
             self._has_failed = True
             raise
         finally:
-            self.note("COMMIT", perf_counter() - start, error)
+            self.note("COMMIT", perf_counter() - start, error, start)
             if self._turn is not None:
                 self.settle()
 
-    def note(self, sql: str, seconds: float, error: str | None) -> None:
+    def note(self, sql: str, seconds: float, error: str | None, started: float) -> None:
         """Record what was no statement of the app's."""
         try:
-            self._road.record(sql, seconds, -1, error, False)
+            self._road.record(sql, seconds, -1, error, False, started)
         except Exception:  # noqa: BLE001  # ours, so not the app's affair
             do_without("the monitor")
 

@@ -50,8 +50,8 @@ class Road(Protocol):
     learn: Callable[..., Any]
     """``learn(sql, seconds, seconds told before)``: what a SELECT cost, for the cache to judge its worth."""
 
-    record: Callable[[str, float, int, str | None, bool], list[Any]]
-    """``record(sql, seconds, rows, error, cached)``; the record may still grow while its rows are fetched."""
+    record: Callable[..., list[Any]]
+    """``record(sql, seconds, rows, error, cached, started)``; the record may still grow while its rows are fetched."""
 
 
 _Row = sqlite3.Row
@@ -120,7 +120,7 @@ class Cursor(sqlite3.Cursor):
             connection._has_failed = True
             seconds = perf_counter() - start
             try:
-                road.record(sql, seconds, -1, type(error).__name__, False)
+                road.record(sql, seconds, -1, type(error).__name__, False, start)
             except Exception:  # noqa: BLE001
                 do_without("the monitor")
             if connection._turn is not None:
@@ -130,7 +130,7 @@ class Cursor(sqlite3.Cursor):
         if precede is not None:  # the statement ended a transaction
             connection.settle()
         try:
-            self._record = road.record(sql, seconds, self.rowcount, None, False)
+            self._record = road.record(sql, seconds, self.rowcount, None, False, start)
             if kind is _SELECT and ticket is None and road.look is not None:
                 road.learn(sql, seconds)
         except Exception:  # noqa: BLE001
@@ -165,7 +165,7 @@ class Cursor(sqlite3.Cursor):
         finally:
             seconds = perf_counter() - start
             try:
-                road.record(sql, seconds, -1 if error else self.rowcount, error, False)
+                road.record(sql, seconds, -1 if error else self.rowcount, error, False, start)
             except Exception:  # noqa: BLE001
                 do_without("the monitor")
             if connection._turn is not None:
@@ -266,7 +266,7 @@ def _serve(cursor: Cursor, answer: Answer, rows: tuple[Any, ...], sql: str) -> C
     else:
         _execute(cursor, _heading(answer.description))
     try:
-        cast("Connection", cursor.connection)._road.record(sql, 0.0, len(rows), None, True)
+        cast("Connection", cursor.connection)._road.record(sql, 0.0, len(rows), None, True, perf_counter())
     except Exception:  # noqa: BLE001
         do_without("the monitor")
     return _begin_replay(cursor, answer, rows)

@@ -115,7 +115,7 @@ class Turns:
             self.settle(connection)
             raise
         finally:
-            connection.note("BEGIN IMMEDIATE", perf_counter() - start, error)
+            connection.note("BEGIN IMMEDIATE", perf_counter() - start, error, start)
         connection._begun_for = request
         connection._changes_at_begin = _total_changes(connection)
 
