@@ -10,13 +10,13 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from flask_dbopt import signals
-from flask_dbopt.monitor import alerts as rules
 from flask_dbopt.monitor import reading
 from flask_dbopt.monitor.alerts import Alert
 from flask_dbopt.monitor.books import Books
+from flask_dbopt.monitor.evaluation import AlertSettings, Evaluation
 from flask_dbopt.monitor.figures import EndpointFigures, Point, QueryFigures, Statement, Worker
 from flask_dbopt.monitor.intake import Intake, IntakeSettings
 from flask_dbopt.monitor.tally import (
@@ -34,25 +34,13 @@ log = logging.getLogger("flask_dbopt.monitoring")
 LIVING = 10.0
 #: Seconds that closing may take.
 LAST_FLUSH = 1.0
-#: Seconds for which a resolved alert is still shown.
-RESOLVED_SHOWN = 86_400.0
 
 
-class MonitorSettings(IntakeSettings, Protocol):
+class MonitorSettings(IntakeSettings, AlertSettings, Protocol):
     """The settings the monitor looks at."""
 
     @property
     def monitor_retention_days(self) -> float: ...
-    @property
-    def alert_slow_query_seconds(self) -> float: ...
-    @property
-    def alert_cache_hit_ratio(self) -> float: ...
-    @property
-    def alert_pool_hit_ratio(self) -> float: ...
-    @property
-    def alert_connection_errors_per_hour(self) -> int: ...
-    @property
-    def alert_rules(self) -> Mapping[str, Any]: ...
 
 
 class _Source:
@@ -91,6 +79,7 @@ class Monitor:
         self._emit = emit
         self._clock = clock
         self._books = Books(path, keep_seconds=settings.monitor_retention_days * 86_400)
+        self._evaluation = Evaluation(settings, self._books, self, emit, clock)
         self._sources: dict[str, _Source] = {}
         self._start_anew()
 
@@ -309,43 +298,8 @@ class Monitor:
 
     def evaluate(self, now: float) -> None:
         """Apply the alert rules; one worker does it for all."""
-        thresholds = self._thresholds()
-        life = max((now - worker.started for worker in self.workers()), default=0.0)
-        evidence = rules.Evidence(
-            slowest={}
-            if thresholds.query_too_slow is None
-            else self._books.peaks(now - rules.SLOW_WINDOW, thresholds.query_too_slow),
-            lately=self.counters(rules.ratios_since(now, life)),
-            hour=self.counters(now - rules.ERROR_WINDOW),
-            life=life,
-        )
-        standing = [alert for alert in self._books.alerts() if alert.resolved_at is None]
-        raised, resolved = rules.settle(rules.examine(evidence, thresholds), standing, now)
-        for alert in raised:
-            self._books.save(alert, now)
-            log.warning("alert %s: %s", alert.rule, alert.message)
-            self._emit("alert_raised", alert=alert)
-        for alert in resolved:
-            self._books.save(alert, now)
-            log.info("alert %s is resolved: %s", alert.rule, alert.message)
-            self._emit("alert_resolved", alert=alert)
+        self._evaluation.evaluate(now)
 
     def alerts(self) -> list[Alert]:
-        """Standing alerts, the newest first, then those resolved within a day."""
-        since = self._clock() - RESOLVED_SHOWN
-        kept = self._books.alerts()
-        resolved = [alert for alert in kept if alert.resolved_at is not None and alert.resolved_at > since]
-        return [alert for alert in kept if alert.resolved_at is None] + resolved
-
-    def _thresholds(self) -> rules.Thresholds:
-        settings = self._settings
-        chosen: dict[str, float | None] = {
-            "query_too_slow": settings.alert_slow_query_seconds,
-            "cache_hit_ratio": settings.alert_cache_hit_ratio,
-            "pool_hit_ratio": settings.alert_pool_hit_ratio,
-            "connection_errors": settings.alert_connection_errors_per_hour,
-        }
-        for name, threshold in settings.alert_rules.items():
-            if name in chosen:
-                chosen[name] = None if threshold is False else float(threshold)
-        return rules.Thresholds(**chosen)
+        """Standing alerts, the newest first, then those resolved lately."""
+        return self._evaluation.alerts()
