@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from flask_dbopt.monitor.request import CURRENT, Record, RequestCost
+from flask_dbopt.monitor.request import CURRENT, Record, RequestCost, Sample
 
 #: Records that may wait for the sweep; past that, whoever adds one folds a batch of them on the spot.
 PENDING = 10_000
@@ -15,6 +15,8 @@ PENDING = 10_000
 PER_REQUEST = 2_000
 #: Of those, the newest stay with the request: their cursors may still be fetching.
 KEPT_BACK = 100
+#: Slow runs that wait for the sweep; the newest are kept.
+SAMPLES = 100
 #: Requests inside one another that are believed to be so.
 NESTED = 8
 
@@ -26,7 +28,7 @@ def _nothing() -> None:
 class Recorder:
     """Collects records of statements, by request if there is one. Threads share it: an append is atomic."""
 
-    __slots__ = ("_spilling", "_timer", "finished", "full", "loose", "pending")
+    __slots__ = ("_spilling", "_timer", "finished", "full", "loose", "pending", "places", "slow")
 
     def __init__(self, *, full: Callable[[], None] = _nothing, timer: Callable[[], float] = time.perf_counter) -> None:
         self.loose: deque[Record] = deque()
@@ -36,6 +38,9 @@ class Recorder:
         """Records in ``finished``, give or take what threads race for."""
         self.full = full
         """Called on the caller's thread when more waits than ``PENDING``."""
+        self.places: dict[str, str] = {}
+        """Where in the app each statement's text was first seen: ``file:line``."""
+        self.slow: deque[Sample] = deque(maxlen=SAMPLES)
         self._timer = timer
         self._spilling = threading.Lock()
 
@@ -95,6 +100,7 @@ class Recorder:
         """After a fork, in the child: what was collected so far is the parent's to count."""
         self.loose.clear()
         self.finished.clear()
+        self.slow.clear()
         self.pending = 0
         self._spilling = threading.Lock()
         CURRENT.set(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 #: One run of a statement: ``[sql, seconds, rows, error, cached, started, database]``. A list, because the rows and the
@@ -32,6 +33,18 @@ class RequestCost:
     def __str__(self) -> str:
         """As it is named where it holds something: ``GET report.year``."""
         return f"{self.method} {self.endpoint}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A slow run, caught where it happened: who asked for it, and from which lines of the app."""
+
+    record: Record
+    endpoint: str
+    stack: tuple[str, ...] = ()
+    """The app's own frames, the innermost first."""
+    parameters: object | None = None
+    """Only with DBOPT_MONITOR_RECORD_PARAMS."""
 
 
 #: The request being served in this context; a thread a request starts has none, unless it copies the context.
