@@ -6,6 +6,8 @@ import pytest
 
 from flask_dbopt.monitor.request import CURRENT
 
+pytest_plugins = ["tests.postgres"]
+
 
 @pytest.fixture(autouse=True)
 def no_request() -> None:
