@@ -6,9 +6,8 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from flask_dbopt.monitor.alerts import Alert
 from flask_dbopt.monitor.figures import Statement, Worker
 from flask_dbopt.monitor.ledger import (
     Ledger,
@@ -90,18 +89,18 @@ class Books:
     def queries(self, since: float, only: str | None = None) -> Statements:
         """The statements of the slots that reach beyond ``since``, or only the one with this id."""
         found: Statements = {}
-        for part in self._each(lambda ledger: ledger.queries(since, only)):
+        for part in self.read(lambda ledger: ledger.queries(since, only)):
             merge_statements(found, part)
         return found
 
     def workload(self, since: float) -> list[Statement]:
         """What ran in the same slots, without the rest; a statement that two books know stands there twice."""
-        return [each for part in self._each(lambda ledger: ledger.workload(since)) for each in part]
+        return [each for part in self.read(lambda ledger: ledger.workload(since)) for each in part]
 
     def peaks(self, since: float, at_least: float) -> dict[str, tuple[float, str]]:
         """The longest run, and the text, of each statement that took ``at_least`` seconds once."""
         found: dict[str, tuple[float, str]] = {}
-        for part in self._each(lambda ledger: ledger.peaks(since, at_least)):
+        for part in self.read(lambda ledger: ledger.peaks(since, at_least)):
             for name, peak in part.items():
                 found[name] = max(peak, found.get(name, peak))
         return found
@@ -109,49 +108,59 @@ class Books:
     def endpoints(self, since: float, base: int = 0, width: int = 1 << 60) -> Steps:
         """The sums by step of ``width`` seconds from ``base`` on, and by endpoint."""
         found: Steps = {}
-        for part in self._each(lambda ledger: ledger.endpoints(since, base, width)):
+        for part in self.read(lambda ledger: ledger.endpoints(since, base, width)):
             merge_steps(found, part)
         return found
 
     def counters(self, since: float, base: int = 0, width: int = 1 << 60) -> dict[tuple[int, str], float]:
         """The counters in the same manner."""
         found: dict[tuple[int, str], float] = {}
-        for part in self._each(lambda ledger: ledger.counters(since, base, width)):
+        for part in self.read(lambda ledger: ledger.counters(since, base, width)):
             for key, amount in part.items():
                 found[key] = found.get(key, 0) + amount
         return found
 
     def first_slot(self) -> int | None:
         """Where the oldest slot starts."""
-        return min((s for s in self._each(Ledger.first_slot) if s is not None), default=None)
+        return min((s for s in self.read(Ledger.first_slot) if s is not None), default=None)
 
     def workers(self) -> list[Worker]:
         """Every worker that flushed lately, whether it lives or not."""
         newest: dict[str, Worker] = {}
-        for part in self._each(Ledger.workers):
+        for part in self.read(Ledger.workers):
             for worker in part:
                 if worker.id not in newest or worker.heartbeat > newest[worker.id].heartbeat:
                     newest[worker.id] = worker
         return list(newest.values())
 
-    def alerts(self) -> list[Alert]:
-        """Every alert that is kept, the newest first."""
-        found = {(a.rule, a.subject, a.raised_at): a for part in self._each(Ledger.alerts) for a in part}
-        return sorted(found.values(), key=lambda alert: -alert.raised_at)
+    def read(self, read: Callable[[Ledger], T]) -> list[T]:
+        """What the file tells, and what memory holds. A file that cannot be read tells nothing."""
+        parts: list[T] = []
+        with self._lock:
+            if self._disk is not None:
+                try:
+                    parts.append(self._on_disk(self._disk, read))
+                except LedgerBusyError:
+                    pass  # somebody is just making it
+                except LedgerError as error:
+                    self._problem = self._problem or str(error)
+            if self._memory_used:
+                parts.append(read(self._memory))
+        return parts
 
-    def save(self, alert: Alert, now: float) -> None:
-        """Keep an alert, or its later state."""
+    def change(self, now: float, *changes: tuple[str, list[tuple[Any, ...]]]) -> None:
+        """Run statements, each with its rows, in the file, or in memory where it cannot be written."""
         with self._lock:
             try:
                 if (disk := self._usable(now)) is not None:
-                    self._on_disk(disk, lambda disk: disk.save(alert))
+                    self._on_disk(disk, lambda disk: disk.change(*changes))
                     return
             except LedgerBusyError:
                 pass
             except LedgerError as error:
                 self._give_up(error, now)
             self._memory_used = True
-            self._memory.save(alert)
+            self._memory.change(*changes)
 
     def reset(self) -> None:
         """Forget every figure. Raises LedgerError where the file will not have it."""
@@ -225,18 +234,3 @@ class Books:
         if aside is not None:
             log.warning("the ledger was broken (%s) and is set aside as %s", error, aside)
             self._aside.append(aside)
-
-    def _each(self, read: Callable[[Ledger], T]) -> list[T]:
-        """What the file tells, and what memory holds. A file that cannot be read tells nothing."""
-        parts: list[T] = []
-        with self._lock:
-            if self._disk is not None:
-                try:
-                    parts.append(self._on_disk(self._disk, read))
-                except LedgerBusyError:
-                    pass  # somebody is just making it
-                except LedgerError as error:
-                    self._problem = self._problem or str(error)
-            if self._memory_used:
-                parts.append(read(self._memory))
-        return parts

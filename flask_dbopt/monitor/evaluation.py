@@ -11,6 +11,7 @@ from flask_dbopt.monitor import alerts as rules
 from flask_dbopt.monitor.alerts import Alert
 from flask_dbopt.monitor.books import Books
 from flask_dbopt.monitor.figures import Worker
+from flask_dbopt.monitor.register import Register
 
 log = logging.getLogger("flask_dbopt.monitoring")
 
@@ -53,6 +54,7 @@ class Evaluation:
     ) -> None:
         self._settings = settings
         self._books = books
+        self._register = Register(books)
         self._figures = figures
         self._emit = emit
         self._clock = clock
@@ -70,21 +72,21 @@ class Evaluation:
             hour=figures.counters(now - rules.ERROR_WINDOW),
             life=life,
         )
-        standing = [alert for alert in self._books.alerts() if alert.resolved_at is None]
+        standing = [alert for alert in self._register.alerts() if alert.resolved_at is None]
         raised, resolved = rules.settle(rules.examine(evidence, thresholds), standing, now)
         for alert in raised:
-            self._books.save(alert, now)
+            self._register.save(alert, now)
             log.warning("alert %s: %s", alert.rule, alert.message)
             self._emit("alert_raised", alert=alert)
         for alert in resolved:
-            self._books.save(alert, now)
+            self._register.save(alert, now)
             log.info("alert %s is resolved: %s", alert.rule, alert.message)
             self._emit("alert_resolved", alert=alert)
 
     def alerts(self) -> list[Alert]:
         """Standing alerts, the newest first, then those resolved within a day."""
         since = self._clock() - RESOLVED_SHOWN
-        kept = self._books.alerts()
+        kept = self._register.alerts()
         resolved = [alert for alert in kept if alert.resolved_at is not None and alert.resolved_at > since]
         return [alert for alert in kept if alert.resolved_at is None] + resolved
 

@@ -20,7 +20,6 @@ from typing import Any
 from flask_dbopt.errors import DBOptError
 from flask_dbopt.forks import keep_forever
 from flask_dbopt.monitor import schema
-from flask_dbopt.monitor.alerts import Alert
 from flask_dbopt.monitor.figures import Statement, Worker
 from flask_dbopt.monitor.histogram import Merging, merged, unpack
 from flask_dbopt.monitor.tally import (
@@ -85,13 +84,14 @@ class Ledger:
         self._checkpoint_if_large()
 
     def absorb(self, other: Ledger) -> None:
-        """Add everything another book holds, its alerts included, in one transaction."""
+        """Add everything another book holds, what alerts remember included, in one transaction."""
         with other._reading() as source:
-            tables = ("statement", *schema.SLOTS, "alert")
-            rows = {name: source.execute(f"SELECT * FROM {name}").fetchall() for name in tables}  # noqa: S608
+            tables = ("statement", *schema.SLOTS)
+            rows = {name: source.execute(f"SELECT * FROM {name}").fetchall() for name in (*tables, *schema.REMEMBERED)}  # noqa: S608
         with self._transaction() as connection:
-            _add(connection, *(rows[name] for name in tables[:-1]))
-            connection.executemany(schema.ADD_ALERT, rows["alert"])
+            _add(connection, *(rows[name] for name in tables))
+            for name, statement in schema.REMEMBERED.items():
+                connection.executemany(statement, rows[name])
 
     def leave(self, worker_id: str) -> None:
         """The worker is gone; its counts stay."""
@@ -104,11 +104,11 @@ class Ledger:
             for statement in schema.DROP_ALL:
                 connection.execute(statement)
 
-    def save(self, alert: Alert) -> None:
-        """Keep an alert, or its later state."""
-        row = (alert.rule, alert.subject, alert.message, alert.value, alert.threshold)
+    def change(self, *changes: tuple[str, list[tuple[Any, ...]]]) -> None:
+        """Run statements, each with its rows of values, in one transaction."""
         with self._transaction() as connection:
-            connection.execute(schema.ADD_ALERT, (*row, alert.raised_at, alert.resolved_at))
+            for statement, rows in changes:
+                connection.executemany(statement, rows)
 
     def maintain(self, now: float, *, keep_seconds: float, limit: int, every: float = 60) -> None:
         """Add old slots up, drop what is past its time, stay under ``limit`` bytes: once a minute."""
@@ -210,11 +210,10 @@ class Ledger:
                 for name, pid, host, started, heartbeat, gauges in rows
             ]
 
-    def alerts(self) -> list[Alert]:
-        """Every alert that is kept, the newest first."""
+    def rows(self, statement: str, values: tuple[Any, ...] = ()) -> list[Any]:
+        """What a SELECT finds."""
         with self._reading() as connection:
-            rows = connection.execute("SELECT * FROM alert ORDER BY raised_at DESC").fetchall()
-        return [Alert(*row) for row in rows]
+            return connection.execute(statement, values).fetchall()
 
     # --- the file ---
 

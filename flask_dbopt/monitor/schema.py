@@ -51,6 +51,12 @@ CREATE TABLE IF NOT EXISTS alert (
     rule TEXT, subject TEXT, message TEXT NOT NULL, value REAL NOT NULL, threshold REAL NOT NULL,
     raised_at REAL, resolved_at REAL, PRIMARY KEY (rule, subject, raised_at)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS note (
+    kind TEXT, name TEXT, at REAL NOT NULL, value TEXT NOT NULL, PRIMARY KEY (kind, name)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS measure (
+    kind TEXT, name TEXT, at REAL, value REAL NOT NULL, PRIMARY KEY (kind, name, at)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mark (name TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
 """
 
@@ -78,6 +84,12 @@ ADD_ENDPOINT = f"INSERT INTO endpoint_slot VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ADD_COUNTER = f"INSERT INTO counter_slot VALUES (?, ?, ?, ?) {_ON_COUNTER}"
 ADD_WORKER = "INSERT OR REPLACE INTO worker VALUES (?, ?, ?, ?, ?, ?)"
 ADD_ALERT = "INSERT OR REPLACE INTO alert VALUES (?, ?, ?, ?, ?, ?, ?)"
+ADD_NOTE = "INSERT OR REPLACE INTO note VALUES (?, ?, ?, ?)"
+DROP_NOTE = "DELETE FROM note WHERE kind = ? AND name = ?"
+ADD_MEASURE = "INSERT OR REPLACE INTO measure VALUES (?, ?, ?, ?)"
+#: What alerts remember, by table.
+REMEMBERED = {"alert": ADD_ALERT, "note": ADD_NOTE, "measure": ADD_MEASURE}
+DROP_MEASURES = "DELETE FROM measure WHERE kind = ? AND NOT at BETWEEN ? AND ?"
 
 _QUERY_SUMS = """sum(calls), sum(rows), sum(errors), sum(cache_hits), sum(seconds), sum(squares),
     min(least), max(most), histograms(histogram)"""
@@ -133,3 +145,6 @@ SELECT (start - :base) / :width, name, sum(amount) FROM {_RESOLUTION} counter_sl
 WHERE {_BEYOND} GROUP BY 1, 2
 """
 READ_FIRST = "SELECT min(start) FROM endpoint_slot"
+READ_ALERTS = "SELECT * FROM alert ORDER BY raised_at DESC"
+READ_NOTES = "SELECT name, at, value FROM note WHERE kind = ?"
+READ_MEASURES = "SELECT name, at, value FROM measure WHERE kind = ? AND at > ? ORDER BY at"
