@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from flask_dbopt.monitor import totals
 from flask_dbopt.monitor.figures import Statement, Worker
 from flask_dbopt.monitor.ledger import (
     Ledger,
@@ -16,6 +17,7 @@ from flask_dbopt.monitor.ledger import (
     LedgerError,
 )
 from flask_dbopt.monitor.tally import Statements, Steps, Tally, merge_statements, merge_steps
+from flask_dbopt.monitor.totals import Totals
 
 log = logging.getLogger("flask_dbopt.monitoring")
 
@@ -123,6 +125,14 @@ class Books:
     def first_slot(self) -> int | None:
         """Where the oldest slot starts."""
         return min((s for s in self.read(Ledger.first_slot) if s is not None), default=None)
+
+    def totals(self, statements: int) -> Totals | None:
+        """What only grows, of the file alone where there is one; None while that cannot be read."""
+        with self._lock:
+            try:
+                return self._on_disk(self._disk or self._memory, lambda ledger: totals.read(ledger, statements))
+            except LedgerError:
+                return None  # memory's would be less: a fall, and then a rise that was counted before
 
     def workers(self) -> list[Worker]:
         """Every worker that flushed lately, whether it lives or not."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from flask_dbopt.errors import DBOptError
 from flask_dbopt.forks import keep_forever
-from flask_dbopt.monitor import schema
+from flask_dbopt.monitor import schema, totals
 from flask_dbopt.monitor.figures import Statement, Worker
 from flask_dbopt.monitor.histogram import Merging, merged, unpack
 from flask_dbopt.monitor.tally import (
@@ -78,6 +78,7 @@ class Ledger:
         """Add a tally, and the worker's heartbeat and gauges, in one transaction."""
         with self._transaction() as connection:
             _add(connection, *tally.rows())
+            totals.add(connection, tally)
             if worker is not None:
                 row = (worker.id, worker.pid, worker.host, worker.started, worker.heartbeat)
                 connection.execute(schema.ADD_WORKER, (*row, json.dumps(dict(worker.gauges))))
@@ -95,14 +96,11 @@ class Ledger:
 
     def leave(self, worker_id: str) -> None:
         """The worker is gone; its counts stay."""
-        with self._transaction() as connection:
-            connection.execute("DELETE FROM worker WHERE id = ?", (worker_id,))
+        self.change(("DELETE FROM worker WHERE id = ?", [(worker_id,)]))
 
     def reset(self) -> None:
-        """Forget every figure. Workers and alerts stay."""
-        with self._transaction() as connection:
-            for statement in schema.DROP_ALL:
-                connection.execute(statement)
+        """Forget every figure. Workers, alerts and the totals of all statements stay."""
+        self.change(*((statement, [()]) for statement in schema.DROP_ALL))
 
     def change(self, *changes: tuple[str, list[tuple[Any, ...]]]) -> None:
         """Run statements, each with its rows of values, in one transaction."""
@@ -131,7 +129,8 @@ class Ledger:
                     break
                 dropped = True
             if dropped:
-                connection.execute(schema.DROP_UNUSED)
+                for statement in schema.DROP_UNUSED:
+                    connection.execute(statement)
 
     @staticmethod
     def _roll_up(connection: sqlite3.Connection, now: float, haste: int) -> None:

@@ -19,14 +19,15 @@ from flask_dbopt.monitor.books import Books
 from flask_dbopt.monitor.evaluation import AlertSettings, Evaluation
 from flask_dbopt.monitor.figures import EndpointFigures, Point, QueryFigures, Statement, Worker
 from flask_dbopt.monitor.intake import Intake, IntakeSettings
+from flask_dbopt.monitor.request import OUTSIDE
 from flask_dbopt.monitor.tally import (
-    OUTSIDE,
     Statements,
     Steps,
     Tally,
     merge_statements,
     merge_steps,
 )
+from flask_dbopt.monitor.totals import Totals
 
 log = logging.getLogger("flask_dbopt.monitoring")
 
@@ -245,6 +246,14 @@ class Monitor:
     def counters(self, since: float | None = None) -> dict[str, float]:
         """Every counter, summed over all workers."""
         return {name: amount for (_, name), amount in self._counters(since or 0.0).items()}
+
+    def totals(self, statements: int = 50) -> Totals | None:
+        """Everything ever counted, for whoever scrapes it: no later look shows less, whichever worker is asked.
+
+        None while the ledger cannot be read. Other workers' last two seconds are still to come.
+        """
+        self.flush()
+        return self._books.totals(statements)
 
     def workers(self) -> list[Worker]:
         """The living workers, by their heartbeats; the oldest first."""

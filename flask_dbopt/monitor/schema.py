@@ -57,6 +57,18 @@ CREATE TABLE IF NOT EXISTS note (
 CREATE TABLE IF NOT EXISTS measure (
     kind TEXT, name TEXT, at REAL, value REAL NOT NULL, PRIMARY KEY (kind, name, at)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS total_endpoint (
+    endpoint TEXT PRIMARY KEY, calls INTEGER NOT NULL, errors INTEGER NOT NULL, queries INTEGER NOT NULL,
+    cache_hits INTEGER NOT NULL, seconds REAL NOT NULL, database REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS total_statement (
+    statement TEXT PRIMARY KEY, calls INTEGER NOT NULL, rows INTEGER NOT NULL, errors INTEGER NOT NULL,
+    cache_hits INTEGER NOT NULL, seconds REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS total_time (
+    what TEXT, name TEXT, bound REAL, count INTEGER NOT NULL, PRIMARY KEY (what, name, bound)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS total_counter (name TEXT PRIMARY KEY, amount REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mark (name TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
 """
 
@@ -87,8 +99,30 @@ ADD_ALERT = "INSERT OR REPLACE INTO alert VALUES (?, ?, ?, ?, ?, ?, ?)"
 ADD_NOTE = "INSERT OR REPLACE INTO note VALUES (?, ?, ?, ?)"
 DROP_NOTE = "DELETE FROM note WHERE kind = ? AND name = ?"
 ADD_MEASURE = "INSERT OR REPLACE INTO measure VALUES (?, ?, ?, ?)"
-#: What alerts remember, by table.
-REMEMBERED = {"alert": ADD_ALERT, "note": ADD_NOTE, "measure": ADD_MEASURE}
+ADD_TO_ENDPOINT = """
+INSERT INTO total_endpoint VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+    calls = calls + excluded.calls, errors = errors + excluded.errors, queries = queries + excluded.queries,
+    cache_hits = cache_hits + excluded.cache_hits, seconds = seconds + excluded.seconds,
+    database = database + excluded.database
+"""
+ADD_TO_STATEMENT = """
+INSERT INTO total_statement SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE EXISTS (SELECT 1 FROM statement WHERE id = ?1)
+ON CONFLICT DO UPDATE SET
+    calls = calls + excluded.calls, rows = rows + excluded.rows, errors = errors + excluded.errors,
+    cache_hits = cache_hits + excluded.cache_hits, seconds = seconds + excluded.seconds
+"""
+ADD_TO_TIME = "INSERT INTO total_time VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count"
+ADD_TO_COUNTER = f"INSERT INTO total_counter VALUES (?, ?) {_ON_COUNTER}"
+#: What is kept beside the slots, by table: what alerts remember, and the totals.
+REMEMBERED = {
+    "alert": ADD_ALERT,
+    "note": ADD_NOTE,
+    "measure": ADD_MEASURE,
+    "total_endpoint": ADD_TO_ENDPOINT,
+    "total_statement": ADD_TO_STATEMENT,
+    "total_time": ADD_TO_TIME,
+    "total_counter": ADD_TO_COUNTER,
+}
 DROP_MEASURES = "DELETE FROM measure WHERE kind = ? AND NOT at BETWEEN ? AND ?"
 
 _QUERY_SUMS = """sum(calls), sum(rows), sum(errors), sum(cache_hits), sum(seconds), sum(squares),
@@ -111,8 +145,12 @@ ROLL_UP = {
 }
 SLOTS = ("query_slot", "endpoint_slot", "counter_slot")
 DROP_BEFORE = tuple(f"DELETE FROM {table} WHERE start < :before" for table in SLOTS)
-DROP_UNUSED = "DELETE FROM statement WHERE id NOT IN (SELECT statement FROM query_slot)"
-DROP_ALL = (*(f"DELETE FROM {table}" for table in SLOTS), "DELETE FROM statement")
+DROP_UNUSED = (
+    "DELETE FROM statement WHERE id NOT IN (SELECT statement FROM query_slot)",
+    "DELETE FROM total_statement WHERE statement NOT IN (SELECT id FROM statement)",
+)
+DROP_ALL = tuple(f"DELETE FROM {table}" for table in (*SLOTS, "statement", "total_statement"))
+"""The totals of all statements stay: they may never fall, and people begin their figures anew on other grounds."""
 
 # The slots that reach beyond :since, found by the primary key: one range for each resolution.
 _RESOLUTION = f"(VALUES {', '.join(f'({width})' for width, *_ in RESOLUTIONS)}) AS resolutions CROSS JOIN"
@@ -148,3 +186,7 @@ READ_FIRST = "SELECT min(start) FROM endpoint_slot"
 READ_ALERTS = "SELECT * FROM alert ORDER BY raised_at DESC"
 READ_NOTES = "SELECT name, at, value FROM note WHERE kind = ?"
 READ_MEASURES = "SELECT name, at, value FROM measure WHERE kind = ? AND at > ? ORDER BY at"
+READ_COSTLIEST = """
+SELECT id, query, calls, rows, errors, cache_hits, seconds FROM total_statement JOIN statement ON id = statement
+ORDER BY seconds DESC, id LIMIT ?
+"""
