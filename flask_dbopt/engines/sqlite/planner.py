@@ -15,10 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flask_dbopt.engines.counts import RowCount
 from flask_dbopt.engines.protocol import Plan, Table
 from flask_dbopt.engines.sqlite import clone as clones
 from flask_dbopt.engines.sqlite.reading import how_far, read_plan
-from flask_dbopt.engines.sqlite.sampling import RowCount, count_rows, rows_per_value
+from flask_dbopt.engines.sqlite.sampling import count_rows, rows_per_value
 from flask_dbopt.engines.sqlite.schema import (
     Schema,
     Statistics,

@@ -9,9 +9,9 @@ import random
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
+from flask_dbopt.engines.counts import RowCount, rounded
 from flask_dbopt.engines.sqlite.schema import quoted
 
 #: Tables up to this many rows are counted (0.1 ms); beyond it, estimated.
@@ -29,18 +29,6 @@ SMALLEST_ROW = 5
 WALKED = 100_000
 
 
-@dataclass(frozen=True, slots=True)
-class RowCount:
-    rows: int
-    exact: bool
-    at_least: bool = False
-
-    @property
-    def words(self) -> str:
-        """``4,096``, ``~320,000`` for an estimate, ``100,000+`` for what was only counted so far."""
-        return f"{'' if self.exact or self.at_least else '~'}{self.rows:,}{'+' if self.at_least else ''}"
-
-
 def count_rows(connection: sqlite3.Connection, table: str, rowid: str | None, analyzed: int | None) -> RowCount:
     """Exact up to COUNTED rows. Beyond: from the density of rowids, or what ANALYZE found (``analyzed``).
 
@@ -52,9 +40,9 @@ def count_rows(connection: sqlite3.Connection, table: str, rowid: str | None, an
     if rowid is not None:
         pages, size = (connection.execute(f"PRAGMA {n}").fetchone()[0] for n in ("page_count", "page_size"))
         estimate = min(sum(_densities(connection, table, rowid)), pages * size / SMALLEST_ROW)
-        return RowCount(_rounded(max(rows, round(estimate))), exact=False)
+        return RowCount(rounded(max(rows, round(estimate))), exact=False)
     if analyzed is not None and analyzed > COUNTED:
-        return RowCount(_rounded(analyzed), exact=False)
+        return RowCount(rounded(analyzed), exact=False)
     rows = _walk(connection, table, WALKED)
     return RowCount(rows, exact=rows < WALKED, at_least=rows >= WALKED)
 
@@ -92,12 +80,6 @@ def _densities(connection: sqlite3.Connection, table: str, rowid: str) -> Iterat
         else:
             gaps = (first[-1] - first[0] + last[0] - last[-1]) / (2 * ROWS_A_PLACE - 2)
             yield 1 + (last[0] - first[0]) / gaps
-
-
-def _rounded(rows: int) -> int:
-    """To three figures: an estimate should not look like a count."""
-    step: int = 10 ** max(0, len(str(rows)) - 3)
-    return round(rows / step) * step
 
 
 def rows_per_value(
