@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from flask_dbopt.errors import ConfigurationError
+from flask_dbopt.settings.alert_rules import check_alert_rules
 from flask_dbopt.settings.declaration import HIDDEN, Setting, setting, text
 
 __all__ = ["HIDDEN", "SETTINGS", "SQLITE_PRAGMAS", "Resolved", "Setting", "Settings", "resolve"]
@@ -39,13 +40,6 @@ def _databases(given: Mapping[str, Any]) -> dict[str, str]:
         if name == "default" or not re.fullmatch(r"[\w-]+", name):
             raise ValueError(f"{name!r} cannot name a database: letters, digits, - and _, and not 'default'")
     return {name: text(place) for name, place in given.items()}
-
-
-def _rules(given: Mapping[str, Any]) -> dict[str, Any]:
-    for name, threshold in given.items():
-        if threshold is True or not isinstance(threshold, (bool, int, float)):
-            raise ValueError(f"{name} = {threshold!r} is neither a threshold (a number) nor False")
-    return dict(given)
 
 
 def _not_yet(given: Any) -> Any:
@@ -156,10 +150,12 @@ class Settings:
     alert_pool_hit_ratio: float = setting(0.8, "alert when fewer loans are immediate", low=0, high=1)
     alert_connection_errors_per_hour: int = setting(10, "alert when there are more",
                                                     unit="errors an hour", low=0)
-    alert_rules: Mapping[str, Any] = setting({}, "further rules by name: a threshold, or False",
-                                               check=_rules)
+    alert_rules: Mapping[str, Any] = setting({}, "rules by name: a threshold, or False to switch one off",
+                                             check=check_alert_rules)
     alert_webhook: str | None = setting(None, "address that alerts are posted to", secret=True,
-                                        check=_web_address, later=True)
+                                        check=_web_address)
+    alert_webhook_secret: str | None = setting(None, "what the posts are signed with (HMAC); None: unsigned",
+                                               secret=True)
 
     admin_enabled: bool = setting(True, "whether there is an admin page at all")
     admin_url: str = setting("/_dbopt", "path of the admin page", check=_site_path)

@@ -41,8 +41,8 @@ PROMISED = """
     ADVISOR_MIN_ROWS ADVISOR_MIN_CALLS ADVISOR_MIN_SECONDS BACKUP_ENABLED BACKUP_DIR BACKUP_INTERVAL_HOURS
     BACKUP_RETENTION_DAYS BACKUP_KEEP_WEEKLY BACKUP_KEEP_MONTHLY BACKUP_COMPRESSION BACKUP_RECIPIENTS
     BACKUP_VERIFY BACKUP_COPY_TO ALERT_SLOW_QUERY_SECONDS ALERT_CACHE_HIT_RATIO ALERT_POOL_HIT_RATIO
-    ALERT_CONNECTION_ERRORS_PER_HOUR ALERT_RULES ALERT_WEBHOOK ADMIN_ENABLED ADMIN_URL ADMIN_TOKEN
-    ADMIN_READONLY LOG_DIR
+    ALERT_CONNECTION_ERRORS_PER_HOUR ALERT_RULES ALERT_WEBHOOK ALERT_WEBHOOK_SECRET ADMIN_ENABLED ADMIN_URL
+    ADMIN_TOKEN ADMIN_READONLY LOG_DIR
 """
 
 
@@ -139,7 +139,7 @@ def test_other_names_in_config_and_environment_are_nobodys_business() -> None:
         ("cache_max_bytes", "4096", 4096),
         ("cache_max_bytes", "4096B", 4096),
         ("cache_max_result", "1kib", 1024),
-        ("alert_rules", '{"wal_too_large": false}', {"wal_too_large": False}),
+        ("alert_rules", '{"wal_size": false}', {"wal_size": False}),
         ("databases", '{"stats": "/srv/stats.db"}', {"stats": "/srv/stats.db"}),
         ("cache_store", '{"CACHE_TYPE": "RedisCache"}', {"CACHE_TYPE": "RedisCache"}),
         ("cache_store", "memory", "memory"),
@@ -196,7 +196,10 @@ def test_values_of_code_are_taken_as_they_are(tmp_path: Path) -> None:
         ("alert_rules", "wal", "is not JSON"),
         ("alert_rules", "[]", "is not a mapping"),
         ("alert_rules", {1: 2}, "is not a mapping"),
-        ("alert_rules", {"wal": "big"}, "wal = 'big' is neither a threshold"),
+        ("alert_rules", {"wal_size": "big"}, "wal_size = 'big' is neither a threshold"),
+        ("alert_rules", {"wal_sise": 3}, "names no rule with 'wal_sise'; the nearest is wal_size"),
+        ("alert_rules", {"cache_hit_ratio": 50}, "cache_hit_ratio = 50 is out of range; 0 to 1"),
+        ("alert_rules", {"wal_size": -1}, "wal_size = -1 is out of range; at least 0"),
         ("databases", {"default": "x.db"}, "'default' cannot name a database"),
         ("databases", {"a/b": "x.db"}, "'a/b' cannot name a database"),
         ("databases", {"stats": 7}, "is not a text"),
