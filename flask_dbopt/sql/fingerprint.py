@@ -9,36 +9,35 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from flask_dbopt.sql.tokens import (
+    ANY_PARAMETER,
+    BLANK,
+    COMMENT,
+    ESCAPED,
+    MARK,
+    NAME,
+    NUMBER,
+    PARAMETER,
+    QUOTED,
+    STRING,
+    TEXT,
+    TORN,
+)
+
 #: Longer texts are remembered in a small memo of their own, the longest not at all: memory stays bounded.
 SHORT, LONG = 2_000, 64_000
 
-# Every repetition is possessive (``*+``): no text, however hostile, makes a match go back over itself.
-# Letters, digits, _, $ and all beyond ASCII, said by what they are not: a set that reaches beyond the first 65,536
-# characters takes re milliseconds to compile, and this one is in a dozen places.
-_NAME = r"[^\x00-@\[-^`{-\x7f][^\x00-\#%-/:-@\[-^`{-\x7f]*+"
-_STRING = r"(?:[xXbBnN]|[uU]&)?'[^']*+(?:''[^']*+)*+'?+"
-_ESCAPED = r"[eE]'(?:[^'\\]|\\.|'')*+'?+"
-_DIGITS = r"0[xX][0-9a-fA-F_]++|(?:[0-9][0-9_]*+(?:\.[0-9_]*+)?+|\.[0-9][0-9_]*+)(?:[eE][+-]?[0-9]++)?+"
-_NUMBER = rf"(?:{_DIGITS})[\w$]*+"
-_PARAMETER = rf"(?:\?[0-9]*+|\$[0-9]++|[:@\#$]{_NAME})"
 _GAP = r"[ \t\n\r\f]*+"
-_VALUE = rf"(?>[+-]?{_NUMBER}|{_ESCAPED}|{_STRING}|{_PARAMETER}|[Nn][Uu][Ll][Ll](?![\w$]))"
+_VALUE = rf"(?>[+-]?{NUMBER}|{ESCAPED}|{STRING}|{PARAMETER}|[Nn][Uu][Ll][Ll](?![\w$]))"
 _VALUES = rf"\({_GAP}{_VALUE}{_GAP}(?:,{_GAP}{_VALUE}{_GAP})*+\)"
 
 _TOKEN = re.compile(
-    rf"""
-    (?P<gap>[ \t\n\r\f]++|--[^\n]*+|/\*.*?(?:\*/|\Z))
-  | (?P<list>[Ii][Nn]{_GAP}{_VALUES})
-  | (?P<rows>[Vv][Aa][Ll][Uu][Ee][Ss]{_GAP}(?P<row>{_VALUES})(?:{_GAP},{_GAP}{_VALUES})*+)
-  | (?P<text>{_ESCAPED}|{_STRING}|\$(?P<tag>(?:[A-Za-z_]\w*+)?)\$.*?(?:\$(?P=tag)\$|\Z))
-  | (?P<number>{_NUMBER})
-  | (?P<parameter>{_PARAMETER}|%s\b|%\(\w++\)s)
-  | (?P<word>{_NAME})
-  | (?P<quoted>"[^"]*+(?:""[^"]*+)*+"|`[^`]*+(?:``[^`]*+)*+`|(?<![\w$"\])])\[(?=[^\d'\]])[^\]\['"]*+\])
-  | (?P<torn>["`].*)
-  | (?P<mark>->>|->|<>|!=|<=|>=|==|\|\||<<|>>|::|.)
-    """,
-    re.VERBOSE | re.DOTALL,
+    rf"(?P<gap>{BLANK}|{COMMENT})"
+    rf"|(?P<list>[Ii][Nn]{_GAP}{_VALUES})"
+    rf"|(?P<rows>[Vv][Aa][Ll][Uu][Ee][Ss]{_GAP}(?P<row>{_VALUES})(?:{_GAP},{_GAP}{_VALUES})*+)"
+    rf"|(?P<text>{TEXT})|(?P<number>{NUMBER})|(?P<parameter>{ANY_PARAMETER})|(?P<word>{NAME})|(?P<quoted>{QUOTED})"
+    rf"|(?P<torn>{TORN})|(?P<mark>{MARK})",
+    re.DOTALL,
 )
 _ONE_VALUE = re.compile(_VALUE)
 _ALIAS = re.compile(r"'[A-Za-z_][\w ]{0,60}'")
