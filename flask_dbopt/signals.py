@@ -31,6 +31,7 @@ backup_missed = _namespace.signal("backup_missed", "a scheduled backup is overdu
 restore_finished = _namespace.signal("restore_finished", "a restore is complete: database, backup, target")
 index_recommended = _namespace.signal("index_recommended", "new index advice: database, recommendation")
 alert_raised = _namespace.signal("alert_raised", "a rule's threshold is passed: alert")
+deed_done = _namespace.signal("deed_done", "something was done on somebody's behalf: deed, outcome, details")
 alert_resolved = _namespace.signal("alert_resolved", "a raised rule is well again: alert")
 
 #: How a room speaks without knowing the app: ``emit("cache_hit", sql=...)``.

@@ -163,7 +163,11 @@ class Settings:
                                       secret=True)
     admin_readonly: bool = setting(False, "whether the admin page refuses every change")
 
-    log_dir: str | None = setting(None, "folder of log files; None: the app's own logging only", later=True)
+    log_dir: str | None = setting(None, "folder of log files; None: the app's own logging only")
+    log_max_bytes: int = setting(10 << 20, "size at which a log file is rotated", unit="bytes", low=1024)
+    log_max_days: float = setting(7.0, "age at which a log file is rotated", unit="days", low=0.001)
+    log_keep: int = setting(5, "rotated log files that are kept", unit="files", low=1, high=1000)
+    log_audit_days: float = setting(365.0, "how long entries of the audit log are kept at least", unit="days", low=1)
 
     def shown(self, name: str) -> Any:
         """The value as people may see it, in JSON's types: secrets and passwords inside URLs are hidden."""
