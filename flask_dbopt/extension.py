@@ -15,6 +15,7 @@ from flask import Flask
 from flask.globals import _cv_app
 
 from flask_dbopt import admin, signals
+from flask_dbopt.bridges import server_timing
 from flask_dbopt.bridges.apscheduler import Schedule
 from flask_dbopt.bridges.requests import Closer, Listener
 from flask_dbopt.connection import build_road, key_of, lend, place_of, transaction
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from flask_dbopt.monitor.alerts import Alert
     from flask_dbopt.monitor.monitor import Monitor
     from flask_dbopt.pool.pool import Pool
+    from flask_dbopt.testing import Queries
 
 Room = TypeVar("Room")
 
@@ -97,6 +99,8 @@ class DBOptimizer:
         if settings.enabled:
             optimizer.keep_schedule(Schedule(app.name, may_run=lambda: optimizer.lease.held))
             app.extensions["dbopt_listener"] = Listener(app, optimizer, lambda: settle(app_ref(), optimizer))
+            if settings.monitor_enabled:
+                server_timing.register(app)
             if self._engine is not None:
                 self.attach(self._engine)
             if settings.admin_enabled:
@@ -179,7 +183,9 @@ class DBOptimizer:
 
         context = _cv_app.get(None)
         optimizer = self._optimizer(context)
-        return sqlalchemy.engine_options(self._database(name, context)) if optimizer.settings.enabled else {}
+        if not optimizer.settings.enabled:
+            return {}
+        return sqlalchemy.engine_options(optimizer, self._database(name, context))
 
     # --- the rooms ---
 
@@ -190,7 +196,8 @@ class DBOptimizer:
 
     @property
     def pool(self) -> Pool:
-        return _there("pool", self._database(None, _cv_app.get(None)).pool)
+        database = self._database(None, _cv_app.get(None))
+        return _there("pool", database.pool or database.engine_pool)
 
     @property
     def cache(self) -> Cache:
@@ -215,6 +222,20 @@ class DBOptimizer:
     def health(self) -> Health:
         """For a load balancer: ok or degraded, and why."""
         return self.optimizer.health()
+
+    # --- tests ---
+
+    def assert_max_queries(self, most: int) -> Queries:
+        """``with dbopt.assert_max_queries(5): …`` raises AssertionError, with the list, when more queries ran."""
+        from flask_dbopt.testing import Queries
+
+        return Queries(self.optimizer, most)
+
+    def count_queries(self) -> Queries:
+        """``with dbopt.count_queries() as ran: …``: the queries that run in the block."""
+        from flask_dbopt.testing import Queries
+
+        return Queries(self.optimizer)
 
     # --- decorators ---
 
