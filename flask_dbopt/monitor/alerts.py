@@ -1,21 +1,36 @@
-"""Which rules are broken, raised once, resolved once. Decides only; telling is the caller's business."""
+"""An alert's life: raised once, resolved once, silenced in between. Decides only; telling is the caller's business."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-#: Seconds that a rule looks back, and the least it must have seen before it speaks.
-SLOW_WINDOW = 300.0
-RATIO_WINDOW, LEAST_LOOKUPS, LEAST_LOANS = 900.0, 1000, 1000
-#: A ratio means nothing before this many seconds of a worker's life, and then its first minutes are left out:
-#: caches and pools begin empty.
-LEAST_LIFE, WARMING = 600.0, 300.0
-ERROR_WINDOW = 3600.0
-#: A ratio that was too low is well again when it is this much over its threshold: no flapping.
-MARGIN = 0.05
-#: A slow statement's text in a message.
-SHOWN = 200
+from flask_dbopt.settings.alert_rules import ALERT_RULES, AlertRule
+
+#: A rule and one of its subjects.
+Key = tuple[str, str]
+#: In place of a rule's name: every rule.
+EVERY = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Somebody wants to hear nothing of a rule for a while: its alerts show and are told nobody."""
+
+    rule: str
+    """Its name, or "*" for every rule."""
+    subject: str | None
+    """None: whatever it is about."""
+    until: float | None
+    """Unix seconds; None: until it is lifted."""
+    by: str
+    since: float
+
+    def covers(self, rule: str, subject: str, now: float) -> bool:
+        """Whether it holds for an alert of this rule about this subject."""
+        return (
+            self.rule in (EVERY, rule) and self.subject in (None, subject) and (self.until is None or now < self.until)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,32 +44,21 @@ class Alert:
     threshold: float
     raised_at: float
     resolved_at: float | None = None
+    silence: Silence | None = None
+    """What keeps it quiet now."""
 
+    @property
+    def hint(self) -> str:
+        """What to do about it."""
+        rule = ALERT_RULES.get(self.rule)
+        return "" if rule is None else rule.hint.replace("{subject}", self.subject)
 
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """Where each of the four rules draws its line; None switches a rule off."""
-
-    query_too_slow: float | None
-    """Seconds of the slowest run."""
-    cache_hit_ratio: float | None
-    pool_hit_ratio: float | None
-    connection_errors: float | None
-    """Errors an hour."""
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What the rules look at."""
-
-    slowest: Mapping[str, tuple[float, str]]
-    """The slowest run in seconds, and the text, of statements of the last ``SLOW_WINDOW``, by their id."""
-    lately: Mapping[str, float]
-    """The counters since ``ratios_since``."""
-    hour: Mapping[str, float]
-    """The counters of the last hour."""
-    life: float
-    """Seconds that the oldest living worker has lived."""
+    @property
+    def state(self) -> str:
+        """ "raised", "silenced" (raised, but somebody wants to hear nothing of it) or "resolved"."""
+        if self.resolved_at is not None:
+            return "resolved"
+        return "raised" if self.silence is None else "silenced"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,114 +73,58 @@ class Finding:
     broken: bool | None
 
 
-def ratios_since(now: float, life: float) -> float:
-    """Where the ratios' window begins: once they are judged, not before the oldest worker was warm."""
-    begin = now - RATIO_WINDOW
-    return max(begin, now - life + WARMING) if life >= LEAST_LIFE else begin
+@dataclass(frozen=True, slots=True)
+class RuleState:
+    """A rule as it is set, and what it finds now."""
+
+    rule: AlertRule
+    threshold: float | None
+    """None: it is off."""
+    worst: Finding | None
+    """The subject nearest to, or furthest beyond, the threshold; None where there is not enough to judge by."""
+    raised: int
+    """How many alerts of it stand, silenced ones included."""
+    silenced: int
+    """How many of these are silenced."""
 
 
-def examine(evidence: Evidence, thresholds: Thresholds) -> list[Finding]:
-    """Apply every rule. A subject without enough evidence has no finding."""
-    return [
-        *_slow_queries(evidence, thresholds.query_too_slow),
-        *_cache(evidence, thresholds.cache_hit_ratio),
-        *_pools(evidence, thresholds.pool_hit_ratio),
-        *_connections(evidence, thresholds.connection_errors),
-    ]
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What changes now, and since when others have been well that may be resolved later."""
+
+    raised: tuple[Alert, ...]
+    resolved: tuple[Alert, ...]
+    well_since: Mapping[Key, float]
 
 
-def settle(findings: Iterable[Finding], raised: Iterable[Alert], now: float) -> tuple[list[Alert], list[Alert]]:
-    """The alerts to raise and those that are resolved. What is no longer found at all is resolved too."""
+def settle(
+    findings: Iterable[Finding],
+    standing: Iterable[Alert],
+    well_since: Mapping[Key, float],
+    now: float,
+    *,
+    blind: Collection[str] = (),
+) -> Outcome:
+    """The alerts to raise and those that are resolved.
+
+    One that is well, or no longer found at all, is resolved when it stayed so for its rule's ``calm``. Rules
+    whose watch failed are ``blind``: theirs stand as they are.
+    """
     by_key = {(finding.rule, finding.subject): finding for finding in findings}
-    standing = {(alert.rule, alert.subject): alert for alert in raised}
-    new = [
+    stands = {(alert.rule, alert.subject): alert for alert in standing}
+    raised = [
         Alert(f.rule, f.subject, f.message, f.value, f.threshold, raised_at=now)
         for key, f in by_key.items()
-        if f.broken and key not in standing
+        if f.broken and key not in stands
     ]
-    resolved = [
-        replace(alert, resolved_at=now)
-        for key, alert in standing.items()
-        if key not in by_key or by_key[key].broken is False
-    ]
-    return new, resolved
-
-
-def _slow_queries(evidence: Evidence, threshold: float | None) -> Iterable[Finding]:
-    if threshold is None:
-        return
-    for name, (seconds, query) in evidence.slowest.items():
-        text = query if len(query) <= SHOWN else query[: SHOWN - 1] + "…"
-        yield Finding(
-            "query_too_slow",
-            name,
-            f"a query took {_apart(seconds, threshold, 1)} s, more than {threshold:,g} s: {text}",
-            seconds,
-            threshold,
-            seconds > threshold,
-        )
-
-
-def _cache(evidence: Evidence, threshold: float | None) -> Iterable[Finding]:
-    hits, misses = evidence.lately.get("cache.hits", 0), evidence.lately.get("cache.misses", 0)
-    if threshold is None or hits + misses < LEAST_LOOKUPS:
-        return
-    ratio = hits / (hits + misses)
-    shown, least = _apart(ratio * 100, threshold * 100), f"{threshold * 100:g}"
-    message = f"the cache answered {shown} % of {hits + misses:,.0f} look-ups, less than {least} %"
-    yield Finding("cache_hit_ratio", "cache", message, ratio, threshold, _too_low(ratio, threshold, evidence))
-
-
-def _pools(evidence: Evidence, threshold: float | None) -> Iterable[Finding]:
-    if threshold is None:
-        return
-    for name, loans in evidence.lately.items():
-        if not _is_pools(name, "requests_num") or loans < LEAST_LOANS:
+    resolved, waiting = [], {}
+    for key, alert in stands.items():
+        if alert.rule in blind or (key in by_key and by_key[key].broken is not False):
             continue
-        pool = _pool(name)
-        ratio = evidence.lately.get(f"pool.{pool}.requests_immediate", 0) / loans
-        shown, least = _apart(ratio * 100, threshold * 100), f"{threshold * 100:g}"
-        message = f"the pool of {pool} served {shown} % of {loans:,.0f} loans at once, less than {least} %"
-        yield Finding("pool_hit_ratio", pool, message, ratio, threshold, _too_low(ratio, threshold, evidence))
-
-
-def _connections(evidence: Evidence, threshold: float | None) -> Iterable[Finding]:
-    if threshold is None:
-        return
-    errors: dict[str, float] = {}
-    for name, count in evidence.hour.items():
-        # A failed attempt may show in both: once as the attempt, once as the check-out that failed by it.
-        if _is_pools(name, "connections_errors") or _is_pools(name, "requests_errors"):
-            errors[_pool(name)] = max(count, errors.get(_pool(name), 0))
-        elif _is_pools(name, "connections_lost"):
-            errors.setdefault(_pool(name), 0)
-    for pool, failed in errors.items():
-        count = failed + evidence.hour.get(f"pool.{pool}.connections_lost", 0)
-        message = f"{count:,.0f} connection errors of {pool} in an hour, more than {threshold:,g}"
-        yield Finding("connection_errors", pool, message, count, threshold, count > threshold)
-
-
-def _too_low(ratio: float, threshold: float, evidence: Evidence) -> bool | None:
-    if evidence.life < LEAST_LIFE:
-        return None
-    if ratio < threshold:
-        return True
-    return False if ratio >= min(1.0, threshold + MARGIN) else None
-
-
-def _apart(value: float, threshold: float, digits: int = 0) -> str:
-    """``value`` with as few digits as keep it on its side of ``threshold``, and at least ``digits``."""
-    limit = float(f"{threshold:g}")
-    for text in (f"{value:,.{n}f}" for n in range(digits, 7)):
-        shown = float(text.replace(",", ""))
-        if (shown < limit, shown > limit) == (value < limit, value > limit):
-            return text
-    return f"{value:,g}"
-
-
-def _is_pools(name: str, figure: str) -> bool:
-    return name.startswith("pool.") and name.endswith("." + figure)
-
-
-def _pool(name: str) -> str:
-    return name[len("pool.") : name.rindex(".")]
+        rule = ALERT_RULES.get(alert.rule)
+        since = min(now, well_since.get(key, now))
+        if rule is not None and now - since < rule.calm:
+            waiting[key] = since
+        else:
+            resolved.append(replace(alert, resolved_at=now))
+    return Outcome(tuple(raised), tuple(resolved), waiting)

@@ -46,7 +46,8 @@ class AlertRule:
 
     def sentence(self, threshold: float | None) -> str:
         """When it is raised, with this threshold."""
-        return self.when.format("a limit of your own" if threshold is None else self.shown(threshold))
+        told = self.when.format("a limit of your own" if threshold is None else self.shown(threshold))
+        return told.replace("more than 0 ", "any ")
 
 
 _RULES = (
