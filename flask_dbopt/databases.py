@@ -150,6 +150,11 @@ class Databases(dict[str, Database]):
             counters=lambda: database.pool_stats().counters(),
             gauges=lambda: database.pool_stats().gauges(),
         )
+        lane = database.lane
+        if lane is not None:
+            self._monitor.source(
+                f"writers.{database.name}", counters=lane.counters, gauges=lambda: lane.stats().gauges()
+            )
         return database
 
     def _wal_limit(self) -> int:

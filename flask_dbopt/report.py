@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +16,7 @@ from flask_dbopt.engines.sqlite import maintenance
 from flask_dbopt.monitor.alerts import Alert
 from flask_dbopt.monitor.figures import EndpointFigures, Point, QueryFigures, Worker
 from flask_dbopt.pool.stats import PoolStats
+from flask_dbopt.pool.writers import Holder, WriterStats, holders_of
 
 if TYPE_CHECKING:
     from flask_dbopt.databases import Database
@@ -40,6 +41,10 @@ class DatabaseReport:
     journal_mode: str | None
     pool: PoolStats | None
     """Summed over living workers; None where SQLAlchemy keeps its own pool and nothing was counted yet."""
+    writers: WriterStats | None
+    """The line of its writers, likewise; None where there is none."""
+    holders: tuple[Holder, ...]
+    """Who had the write lock in that line, the longest first."""
     backups: tuple[BackupRecord, ...]
     """Newest first."""
     next_backup: float | None
@@ -181,6 +186,11 @@ def _database(
     notices: list[str],
 ) -> DatabaseReport:
     pool = _summed(one.pool_stats(), f"pool.{one.name}.", counters, workers) if one.pools else None
+    line = f"writers.{one.name}."
+    writers = None if one.lane is None else _summed(one.lane.stats(), line, counters, workers)
+    if writers is not None:
+        longest = (worker.gauges.get(f"{line}writers_wait_max_ms", 0.0) for worker in workers)
+        writers = replace(writers, writers_wait_max_ms=max(longest, default=writers.writers_wait_max_ms))
     backups: tuple[BackupRecord, ...] = ()
     next_backup: float | None = None
     if one.backups is not None:
@@ -194,6 +204,8 @@ def _database(
         wal_bytes=None if one.path is None else _size(one.path.with_name(f"{one.path.name}-wal")),
         journal_mode=maintenance.journal_mode(one.path) if one.kind == "sqlite" and one.path else None,
         pool=pool,
+        writers=writers,
+        holders=holders_of(counters, line),
         backups=backups,
         next_backup=next_backup,
     )
