@@ -38,12 +38,12 @@ DEEDS: dict[str, str] = {
 
 
 def deed(
-    name: str, *, told: tuple[str, ...] = (), found: Callable[[Any], Mapping[str, Any]] | None = None
+    name: str, *, told: Mapping[str, str] | None = None, found: Callable[[Any], Mapping[str, Any]] | None = None
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Have each call of a room's method told as the signal ``deed_done``, done or failed; a dry run is no deed.
 
-    ``told`` are the arguments that say what it is about, ``found`` gets more of that from the result. The room
-    has ``_emit``, and its database's name, if it has one, as ``name``.
+    ``told`` are the arguments that say what it is about, and how they are called there; ``found`` gets more of
+    that from the result. The room has ``_emit``, and its database's name, if it has one, as ``name``.
     """
     if name not in DEEDS:
         raise ValueError(f"{name!r} is not among the deeds")
@@ -57,7 +57,7 @@ def deed(
             given.apply_defaults()
             room: Any = arguments[0]
             details = {"database": room.name} if hasattr(room, "name") else {}
-            details |= {each: given.arguments[each] for each in told if given.arguments[each] not in (None, ())}
+            details |= {word: given.arguments[argument] for argument, word in (told or {}).items()}
             try:
                 result = method(*arguments, **keywords)
             except Exception as error:

@@ -13,6 +13,7 @@ from flask_dbopt.advisor.candidates import Candidate, aliases_of, candidates, pr
 from flask_dbopt.advisor.findings import Finding, costly_reads
 from flask_dbopt.advisor.trial import Trial, attempt
 from flask_dbopt.advisor.verdict import Case, Statement, combine, existing, reason
+from flask_dbopt.deeds import deed
 from flask_dbopt.engines.protocol import Plan, Planner, Table
 from flask_dbopt.errors import AdviceError
 from flask_dbopt.signals import Emit, silence
@@ -76,7 +77,7 @@ class Advisor:
         self._min_rows = min_rows
         self._min_calls = min_calls
         self._min_seconds = min_seconds
-        self._database = database
+        self.name = database
         self._emit = emit
         self._clock = clock
         self._lock = threading.Lock()
@@ -104,7 +105,7 @@ class Advisor:
         for each in advice:
             if each.id not in self._announced:
                 self._announced.add(each.id)
-                self._emit("index_recommended", database=self._database, recommendation=each)
+                self._emit("index_recommended", database=self.name, recommendation=each)
         return advice
 
     def explain(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> Plan:
@@ -140,8 +141,9 @@ class Advisor:
             return "Its conditions could not be read, so nothing is advised."
         return " ".join(self._why_not(sql, plan, finding, tables) for finding in findings)
 
-    def apply(self, id: str) -> None:  # noqa: A002 - the public name of what recommend() gives
-        """Build the recommended index in the live database. Writers wait meanwhile.
+    @deed("index.apply", told={"id": "advice"}, found=lambda advice: {"sql": advice.sql})
+    def apply(self, id: str) -> Recommendation:  # noqa: A002 - the public name of what recommend() gives
+        """Build the recommended index in the live database, and say which it was. Writers wait meanwhile.
 
         Raises AdviceError when there is no such advice or the index can not be built, DatabaseUnavailable
         when the database can not be written now.
@@ -154,6 +156,7 @@ class Advisor:
             raise AdviceError(f"there is no index advice {id!r} now", hint="the index may exist already")
         self._planner.create(advice.sql)
         self._kept = None
+        return advice
 
     def abandon(self) -> None:
         """After a fork, in the child: a lock that another thread held will never be released here."""

@@ -16,6 +16,7 @@ from flask_dbopt.backup import errand
 from flask_dbopt.backup.repository import BackupRecord, Entry, FolderBusy, Repository, backup_id
 from flask_dbopt.backup.restore import Restored, check_target, choose, put
 from flask_dbopt.backup.retention import Decision, Policy, plan_retention
+from flask_dbopt.deeds import deed
 from flask_dbopt.engines.protocol import Snapshotter
 from flask_dbopt.errors import BackupError, DBOptError, RestoreError
 from flask_dbopt.signals import Emit, silence
@@ -80,6 +81,7 @@ class Backups:
         """Whether the newest ordinary backup is older than the interval."""
         return self.due_at(interval_hours, now) <= now
 
+    @deed("backup.take", told={"full": "full", "label": "label"}, found=lambda record: _told(record))
     def take(self, full: bool = False, label: str | None = None, *, verify: bool | None = None) -> BackupRecord:
         """Take one, prove it, let it count, and remove what the policy no longer keeps.
 
@@ -90,7 +92,8 @@ class Backups:
                 self._emit("backup_started", database=self.name)
                 proving = self._verify_each if verify is None else verify
                 record = self._take("snapshot", label, lock, proving=proving)
-                self._remove([each for each in self._plan() if not each.keep and each.point.id != record.id])
+                if doomed := [each for each in self._plan() if not each.keep and each.point.id != record.id]:
+                    self._remove(doomed)
         except FolderBusy:
             raise
         except DBOptError as error:
@@ -113,6 +116,7 @@ class Backups:
         self._emit("backup_finished", database=self.name, backup=record)
         return record
 
+    @deed("backup.verify", told={"id": "backup"}, found=lambda record: _told(record))
     def verify(self, id: str, thorough: bool = False) -> BackupRecord:  # noqa: A002
         """Prove it again: restore to scratch, compare, let the engine check; BackupError when it fails.
 
@@ -140,6 +144,7 @@ class Backups:
         log.info("backup %s of %s proves: %s", id, self.name, record.proof)
         return record
 
+    @deed("backup.restore", told={"id_or_time": "wanted", "to": "to"}, found=lambda done: _told_of_restore(done))
     def restore(
         self, id_or_time: str | float | datetime = "latest", to: Path | None = None, dry_run: bool = False
     ) -> Restored:
@@ -181,11 +186,13 @@ class Backups:
     def _plan(self) -> tuple[Decision, ...]:
         return plan_retention(self.list(), self.policy, self._clock())
 
-    def _remove(self, decisions: Sequence[Decision]) -> None:
+    @deed("backup.prune", found=lambda removed: {"removed": removed})
+    def _remove(self, decisions: Sequence[Decision]) -> Sequence[str]:
         if decisions:
             self._repository.remove([each.point for each in decisions])
         for each in decisions:
             log.info("backup %s of %s was removed: %s", each.point.id, self.name, each.reason)
+        return [each.point.id for each in decisions]
 
     def _take(self, kind: str, label: str | None, lock: int, *, proving: bool, damaged: bool = False) -> BackupRecord:
         """Under the folder's lock. ``damaged``: a faithful copy of a damaged database counts, unproved."""
@@ -324,6 +331,15 @@ def open_folder(
             hint=f"databases there: {listed}; name one of them, or give its own folder",
         )
     return Backups(chosen, snapshotter, directory, live=live, **options)
+
+
+def _told(record: BackupRecord) -> dict[str, Any]:
+    return {"backup": record.id, "proved": record.verified_at is not None}
+
+
+def _told_of_restore(done: Restored) -> dict[str, Any]:
+    safety = {} if done.safety is None else {"safety": done.safety.id}
+    return {"backup": done.record.id, "target": done.target, **safety}
 
 
 def _failed(record: BackupRecord) -> bool:

@@ -19,6 +19,7 @@ from flask_dbopt.cache.answer import Kept, Ticket
 from flask_dbopt.cache.key import key_of, weight_of
 from flask_dbopt.cache.stats import CacheStats
 from flask_dbopt.cache.store import Entry, Store
+from flask_dbopt.deeds import deed
 from flask_dbopt.engines.protocol import Footprint, Identity, Watcher
 from flask_dbopt.signals import Emit, silence
 from flask_dbopt.sql.fingerprint import fingerprint
@@ -288,10 +289,12 @@ class Cache:
                 ttl=store.ttl,
             )
 
+    @deed("cache.clear", found=lambda count: {"dropped": count})
     def clear(self) -> int:
         """Drop everything; how many results that was."""
         return self._drop(lambda entry: True)
 
+    @deed("cache.invalidate", told={"tables": "tables"}, found=lambda count: {"dropped": count})
     def invalidate(self, *tables: str) -> int:
         """Drop every result that was read from one of these tables or views; how many that was."""
         doomed = frozenset(table.lower() for table in tables)
@@ -337,7 +340,7 @@ class Cache:
         for shelf in tuple(self._shelves.values()):
             shelf._restart()
             shelf._watcher.close()
-        self.clear()
+        self._drop(lambda entry: True)
 
     def _drop(self, condition: Callable[[Entry], bool]) -> int:
         with self._lock:

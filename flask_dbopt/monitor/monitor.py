@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from flask_dbopt import signals
+from flask_dbopt.deeds import deed
 from flask_dbopt.monitor import reading
 from flask_dbopt.monitor.alerts import Alert
 from flask_dbopt.monitor.books import Books
@@ -264,6 +265,7 @@ class Monitor:
         """Where the monitor itself is not at its best, as sentences."""
         return self._books.notices()
 
+    @deed("figures.reset")
     def reset(self) -> None:
         """Forget every figure of all workers; what they have not flushed yet comes after. Alerts stay."""
         with self._intake.lock:
