@@ -10,13 +10,11 @@ from typing import Any, TypeVar
 
 from flask_dbopt.monitor import totals
 from flask_dbopt.monitor.figures import Statement, Worker
-from flask_dbopt.monitor.ledger import (
-    Ledger,
-    LedgerBrokenError,
-    LedgerBusyError,
-    LedgerError,
-)
-from flask_dbopt.monitor.tally import Statements, Steps, Tally, merge_statements, merge_steps
+from flask_dbopt.monitor.ledger import Ledger
+from flask_dbopt.monitor.ledger_file import LedgerBrokenError, LedgerBusyError, LedgerError
+from flask_dbopt.monitor.remarkable import SeenPlan, ServedRequest, SlowRun
+from flask_dbopt.monitor.sums import Shape, Statements, Steps, merge_statements, merge_steps
+from flask_dbopt.monitor.tally import Tally
 from flask_dbopt.monitor.totals import Totals
 
 log = logging.getLogger("flask_dbopt.monitoring")
@@ -52,6 +50,11 @@ class Books:
     def outlive(self) -> bool:
         """Whether there is a file, so that what is flushed is there after this process."""
         return self._disk is not None
+
+    @property
+    def problem(self) -> str:
+        """Why figures are kept in memory alone; empty while they are not."""
+        return self._problem
 
     def flush(self, tally: Tally, worker: Worker | None, now: float, *, patient: bool = True) -> bool:
         """Add a tally where it can be kept. False: others were writing all the time, so offer it again."""
@@ -95,9 +98,25 @@ class Books:
             merge_statements(found, part)
         return found
 
-    def workload(self, since: float) -> list[Statement]:
+    def shapes(self, ids: list[str]) -> dict[str, Shape]:
+        """What is known of these statements beside their sums."""
+        return {name: shape for part in self.read(lambda ledger: ledger.shapes(ids)) for name, shape in part.items()}
+
+    def workload(self, since: float, database: str | None = None) -> list[Statement]:
         """What ran in the same slots, without the rest; a statement that two books know stands there twice."""
-        return [each for part in self.read(lambda ledger: ledger.workload(since)) for each in part]
+        return [each for part in self.read(lambda ledger: ledger.workload(since, database)) for each in part]
+
+    def slow_runs(self, statement: str) -> list[SlowRun]:
+        """The slow runs that are kept of one statement."""
+        return [run for part in self.read(lambda ledger: ledger.slow_runs(statement)) for run in part]
+
+    def plans(self, statement: str) -> list[SeenPlan]:
+        """The plans that are kept of one statement."""
+        return [plan for part in self.read(lambda ledger: ledger.plans(statement)) for plan in part]
+
+    def requests(self, since: float) -> list[ServedRequest]:
+        """The requests that are kept."""
+        return [request for part in self.read(lambda ledger: ledger.requests(since)) for request in part]
 
     def peaks(self, since: float, at_least: float) -> dict[str, tuple[float, str]]:
         """The longest run, and the text, of each statement that took ``at_least`` seconds once."""
@@ -135,7 +154,7 @@ class Books:
                 return None  # memory's would be less: a fall, and then a rise that was counted before
 
     def workers(self) -> list[Worker]:
-        """Every worker that flushed lately, whether it lives or not."""
+        """Every worker that is remembered, whether it lives or not."""
         newest: dict[str, Worker] = {}
         for part in self.read(Ledger.workers):
             for worker in part:
@@ -180,14 +199,14 @@ class Books:
             if self._disk is not None:
                 self._on_disk(self._disk, Ledger.reset)
 
-    def leave(self, worker_id: str) -> None:
-        """The worker is gone; its counts stay."""
+    def leave(self, worker_id: str, now: float) -> None:
+        """The worker takes its leave; its counts stay, its gauges go."""
         with self._lock:
             if self._disk is not None and not self._problem:
                 try:
-                    self._disk.leave(worker_id)
+                    self._disk.leave(worker_id, now)
                 except LedgerError:
-                    return  # its row grows old and is cleared away
+                    return  # it will be said to have ended without a word
 
     def notices(self) -> list[str]:
         """What is wrong with the file, as sentences for people."""

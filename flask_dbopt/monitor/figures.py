@@ -15,7 +15,7 @@ class QueryFigures:
     """
 
     id: str
-    """The first 12 hex digits of the SHA-256 of ``query``."""
+    """The first 12 hex digits of the SHA-256 of ``query``, after the database's name unless it is "default"."""
     query: str
     """The fingerprint: the statement without its literals."""
     calls: int
@@ -36,6 +36,7 @@ class QueryFigures:
     """file:line of the app's own frame, where known."""
     first_seen: float
     last_seen: float
+    database: str = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,72 @@ class EndpointFigures:
     queries: int
     database_time: float
     cache_hits: int
+    transactions: int = 0
+    """Those that a statement ended, well or not."""
+    repeated: int = 0
+    """Runs of a statement that the same request had run before."""
+    n_plus_one: int = 0
+    """How often a request ran one statement DBOPT_MONITOR_N_PLUS_ONE times or more."""
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatedStatement:
+    """A statement that one request ran again and again."""
+
+    id: str
+    query: str
+    place: str | None
+    calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFigures:
+    """One request worth a look: among the slowest or the newest slow ones of its endpoint."""
+
+    endpoint: str
+    method: str
+    status: int | None
+    """None: it raised."""
+    at: float
+    time: float
+    queries: int
+    database_time: float
+    transactions: int
+    repeated: int
+    n_plus_one: tuple[RepeatedStatement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlanFigures:
+    """How a statement was run, in lines as people read them; ``until`` None: it still is."""
+
+    since: float
+    until: float | None
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SlowRunFigures:
+    """One slow run of a statement, with what led to it."""
+
+    at: float
+    time: float
+    rows: int | None
+    error: str | None
+    endpoint: str
+    place: str | None
+    stack: tuple[str, ...]
+    """The app's own frames, the innermost first."""
+    parameters: str | None
+    """Only with DBOPT_MONITOR_RECORD_PARAMS."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueryDetails:
+    """What is kept of single runs of one statement, the newest first."""
+
+    slow_runs: tuple[SlowRunFigures, ...] = ()
+    plans: tuple[PlanFigures, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +140,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A living process that flushes to the ledger."""
+    """A process that flushes to the ledger."""
 
     id: str
     pid: int
@@ -81,6 +148,10 @@ class Worker:
     started: float
     heartbeat: float
     gauges: Mapping[str, float]
+    interval: float = 0.0
+    """Seconds between its last two flushes: so much is lost at most when it is killed."""
+    ended: float | None = None
+    """When it took its leave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +162,4 @@ class Statement:
     query: str
     calls: int
     seconds: float
+    database: str = "default"

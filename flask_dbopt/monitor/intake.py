@@ -6,20 +6,25 @@ import logging
 import sys
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 from flask_dbopt import signals
 from flask_dbopt.monitor.recorder import PENDING, Recorder
-from flask_dbopt.monitor.request import Record, RequestCost
-from flask_dbopt.monitor.tally import OUTSIDE, UNMATCHED, Tally
+from flask_dbopt.monitor.remarkable import ServedRequest, slow_run
+from flask_dbopt.monitor.repeats import Repeats
+from flask_dbopt.monitor.request import OUTSIDE, Record, RequestCost, Sample
+from flask_dbopt.monitor.sums import ends_transaction, identify
+from flask_dbopt.monitor.tally import UNMATCHED, Tally
 from flask_dbopt.sql.fingerprint import fingerprint
 
 log = logging.getLogger("flask_dbopt.query_metrics")
 
 #: Records folded on a request's own thread when the sweep does not come: about a millisecond's work.
 BATCH = 1_000
+#: Slow statements that wait for their plan; the newest are kept.
+UNEXPLAINED = 100
 #: Seconds for which a record outside any request waits for a cursor that may still be fetching.
 FETCHING = 30.0
 
@@ -35,6 +40,8 @@ class IntakeSettings(Protocol):
     def monitor_slow_seconds(self) -> float: ...
     @property
     def monitor_n_plus_one(self) -> int: ...
+    @property
+    def monitor_record_params(self) -> bool: ...
 
 
 class Intake:
@@ -57,12 +64,24 @@ class Intake:
 
     def _start_anew(self) -> None:
         self.lock = threading.RLock()
-        self.tally = Tally()
+        self.tally = self.empty()
         """What is folded and not flushed."""
+        self.outside = OUTSIDE
+        """What the work of this process outside requests is called."""
+        self.unexplained: deque[tuple[str, str, float]] = deque(maxlen=UNEXPLAINED)
+        """Slow statements whose plan nobody looked at yet: database, fingerprint, when."""
+        self._repeats = Repeats()
+        self._samples: deque[tuple[Sample, float]] = deque()
+        self.taps: list[Callable[[list[Record], str], None]] = []
+        """Who hears each run as it is folded; nobody, but in tests."""
         self._counts: deque[tuple[str, float]] = deque()
         self._held: deque[tuple[Record, float]] = deque()
         self._to_tell: list[tuple[str, dict[str, Any]]] = []
         self._dropped = 0
+
+    def empty(self) -> Tally:
+        """A tally to begin with."""
+        return Tally(self.recorder.places)
 
     def abandon(self) -> None:
         """After a fork, in the child: what was collected so far is the parent's to count."""
@@ -77,9 +96,9 @@ class Intake:
 
     def held(self, now: float) -> Tally:
         """What waits for its cursors, counted as it stands now."""
-        tally = Tally()
+        tally = self.empty()
         if self._held:
-            tally.statements([record for record, _ in self._held], OUTSIDE, now, float("inf"))
+            tally.statements([record for record, _ in self._held], self.outside, now, float("inf"))
         return tally
 
     def _relieve(self) -> None:
@@ -99,6 +118,23 @@ class Intake:
 
     def fold(self, now: float, *, limit: int = 0, to_the_end: bool = False) -> None:
         """Add what was recorded to the tally: all of it, or about ``limit`` records."""
+        slow = self.recorder.slow
+        for _ in range(len(slow)):
+            self._samples.append((slow.popleft(), now))
+        sampled = {id(sample.record) for sample, _ in self._samples} if self._samples else ()
+        folded = self._fold_requests(now, limit)
+        self._fold_loose(now, max(1, limit - folded) if limit else 0, sampled, to_the_end)
+        if self._samples:
+            self._fold_samples(now, to_the_end)
+        for _ in range(len(self._counts)):
+            name, amount = self._counts.popleft()
+            self.tally.count(name, amount, now)
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            self.tally.count("monitor.dropped", dropped, now)
+
+    def _fold_requests(self, now: float, limit: int) -> int:
+        """Count those that ended, and their statements; how many records that were."""
         recorder = self.recorder
         folded = 0
         runs: dict[tuple[str, int], list[Record]] = {}
@@ -108,6 +144,8 @@ class Intake:
             recorder.pending -= len(cost.records) + 1
             folded += len(cost.records) + 1
             endpoint, at = self._fold_request(cost, now)
+            for hear in self.taps:
+                hear(cost.records, endpoint)
             # Counted together: most requests of an endpoint run the same statements.
             group = (endpoint, int(at))
             runs.setdefault(group, []).extend(cost.records)
@@ -116,48 +154,76 @@ class Intake:
             self._count_runs(records, group[0], latest[group])
         if not recorder.finished:
             recorder.pending = 0
-        self._fold_loose(now, limit, to_the_end)
-        for _ in range(len(self._counts)):
-            name, amount = self._counts.popleft()
-            self.tally.count(name, amount, now)
-        if self._dropped:
-            dropped, self._dropped = self._dropped, 0
-            self.tally.count("monitor.dropped", dropped, now)
+        return folded
 
     def _fold_request(self, cost: RequestCost, now: float) -> tuple[str, float]:
         """Count the request itself; the endpoint and the time that its statements are booked on."""
-        at = now
-        endpoint = cost.endpoint or UNMATCHED
-        if cost.ended is not None:
-            at -= max(0.0, self._timer() - cost.ended)
-            failed = cost.status is None or cost.status >= 500
-            self.tally.request(endpoint, cost.ended - cost.started, failed, at)
-        repeats = self._settings.monitor_n_plus_one
-        if repeats and len(cost.records) >= repeats:
-            for query, calls in Counter(fingerprint(record[0]) for record in cost.records).items():
-                if calls >= repeats:
-                    self.tally.count("monitor.n_plus_one", 1, at)
-                    self._later("n_plus_one_detected", sql=query, calls=calls, endpoint=endpoint)
+        endpoint, records = cost.endpoint or UNMATCHED, cost.records
+        if cost.ended is None:
+            self._repeats.add_part(cost)
+            return endpoint, now
+        at = now - max(0.0, self._timer() - cost.ended)
+        seconds = cost.ended - cost.started
+        failed = cost.status is None or cost.status >= 500
+        done = self._repeats.of(cost, self._settings.monitor_n_plus_one)
+        self.tally.request(endpoint, seconds, failed, at, done.repeated, len(done.groups))
+        for (query, _), calls in done.groups.items():
+            self.tally.count("monitor.n_plus_one", 1, at)
+            self._later("n_plus_one_detected", sql=query, calls=calls, endpoint=endpoint)
+        if (records or done.groups) and self.tally.remarks.wants(endpoint, seconds, bool(done.groups)):
+            self.tally.remarks.requests[endpoint, bool(done.groups)] = ServedRequest(
+                endpoint,
+                at,
+                cost.method,
+                cost.status,
+                seconds,
+                queries=len(records) + done.earlier,
+                database=sum(record[1] for record in records if not record[4]) + done.earlier_seconds,
+                transactions=sum(ends_transaction(record[0]) for record in records) + done.earlier_transactions,
+                repeated=done.repeated,
+                groups=tuple((identify(*group), calls) for group, calls in done.groups.items()),
+            )
         return endpoint, at
 
-    def _fold_loose(self, now: float, limit: int, to_the_end: bool) -> None:
+    def _fold_loose(self, now: float, limit: int, sampled: Collection[int], to_the_end: bool) -> None:
         """Those outside requests; what a cursor still holds may get more rows and time, so it waits."""
         ready: list[Record] = []
         for _ in range(len(self._held)):
             record, since = self._held.popleft()
-            if not to_the_end and sys.getrefcount(record) > _UNHELD and 0 <= now - since < FETCHING:
+            held = sys.getrefcount(record) > _UNHELD + (id(record) in sampled)
+            if not to_the_end and held and 0 <= now - since < FETCHING:
                 self._held.append((record, since))
             else:
                 ready.append(record)
         loose = self.recorder.loose
         for _ in range(min(len(loose), limit) if limit else len(loose)):
             record = loose.popleft()
-            if to_the_end or sys.getrefcount(record) <= _UNHELD or len(self._held) >= BATCH:
+            for hear in self.taps:
+                hear([record], self.outside)
+            held = sys.getrefcount(record) > _UNHELD + (id(record) in sampled)
+            if to_the_end or not held or len(self._held) >= BATCH:
                 ready.append(record)
             else:
                 self._held.append((record, now))
         if ready:
-            self._count_runs(ready, OUTSIDE, now)
+            self._count_runs(ready, self.outside, now)
+
+    def _fold_samples(self, now: float, to_the_end: bool) -> None:
+        """Keep the slow runs whose time is final: nobody but their sample has the record any more."""
+        for _ in range(len(self._samples)):
+            sample, since = self._samples.popleft()
+            record = sample.record
+            if not to_the_end and sys.getrefcount(record) > _UNHELD + 1 and 0 <= now - since < FETCHING:
+                self._samples.append((sample, since))
+                continue
+            query, database = fingerprint(record[0]), record[6]
+            place = self.recorder.places.get(record[0])
+            at = now
+            if record[5]:
+                at -= max(0.0, self._timer() - record[5] - record[1])
+            run = slow_run(sample, identify(query, database), place, at, values=self._settings.monitor_record_params)
+            self.tally.remarks.runs.append(run)
+            self.unexplained.append((database, query, run.at))
 
     def _count_runs(self, records: list[Record], endpoint: str, at: float) -> None:
         if not records:

@@ -9,31 +9,41 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from flask_dbopt import signals
 from flask_dbopt.deeds import deed
 from flask_dbopt.monitor import reading
-from flask_dbopt.monitor.alerts import Alert
+from flask_dbopt.monitor.alerts import Alert, RuleState, Silence
 from flask_dbopt.monitor.books import Books
 from flask_dbopt.monitor.evaluation import AlertSettings, Evaluation
-from flask_dbopt.monitor.figures import EndpointFigures, Point, QueryFigures, Statement, Worker
-from flask_dbopt.monitor.intake import Intake, IntakeSettings
-from flask_dbopt.monitor.request import OUTSIDE
-from flask_dbopt.monitor.tally import (
-    Statements,
-    Steps,
-    Tally,
-    merge_statements,
-    merge_steps,
+from flask_dbopt.monitor.evidence import Facts
+from flask_dbopt.monitor.figures import (
+    EndpointFigures,
+    Point,
+    QueryDetails,
+    QueryFigures,
+    RequestFigures,
+    Statement,
+    Worker,
 )
+from flask_dbopt.monitor.intake import Intake, IntakeSettings
+from flask_dbopt.monitor.plans import Explain, Plans
+from flask_dbopt.monitor.sums import COMMAND, JOB, Shape, Statements, Steps, is_request, merge_statements, merge_steps
+from flask_dbopt.monitor.tally import Tally
+from flask_dbopt.monitor.tap import Tap
 from flask_dbopt.monitor.totals import Totals
 
 log = logging.getLogger("flask_dbopt.monitoring")
 
 #: A worker lives while its heartbeat is younger than this, in seconds.
 LIVING = 10.0
+#: Seconds between flushes, where somebody comes by regularly.
+FLUSH_EVERY = 2.0
+#: Seconds for which a worker that ended without a word is told of.
+LOST_SHOWN = 86_400.0
 #: Seconds that closing may take.
 LAST_FLUSH = 1.0
 
@@ -54,6 +64,10 @@ class _Source:
         self.counters = counters
         self.gauges = gauges
         self.last: Mapping[str, float] = {}
+
+
+def _nobody() -> None:
+    """Nobody comes by."""
 
 
 def _none() -> Mapping[str, float]:
@@ -83,6 +97,9 @@ class Monitor:
         self._books = Books(path, keep_seconds=settings.monitor_retention_days * 86_400)
         self._evaluation = Evaluation(settings, self._books, self, emit, clock)
         self._sources: dict[str, _Source] = {}
+        self._plans = Plans(self._intake)
+        self.attend: Callable[[], None] = _nobody
+        """Called where work outside requests begins, so that somebody comes by to flush it."""
         self._start_anew()
 
     def _start_anew(self) -> None:
@@ -90,6 +107,8 @@ class Monitor:
         self._id = uuid.uuid4().hex[:12]
         self._started = self._clock()
         self._swept = False
+        self._flushed: float | None = None
+        self._command_since: float | None = None
 
     # --- what other rooms report ---
 
@@ -109,6 +128,32 @@ class Monitor:
         """
         self._sources[name] = _Source(counters, gauges)
 
+    def explain_by(self, explain: Explain) -> None:
+        """Have the plans of slow statements explained so, in the sweep."""
+        self._plans.explain = explain
+
+    def name_process(self, command: str) -> None:
+        """This process runs a command: what it does outside requests is booked on that."""
+        if not self._intake.outside:
+            self._intake.outside = COMMAND + command
+            self._command_since = self._clock()
+
+    @contextmanager
+    def job(self, name: str) -> Iterator[None]:
+        """Book what the block runs on a job of this name: in a thread, a scheduled job, a task of a queue."""
+        self.attend()
+        cost = self.recorder.begin(JOB + name, "")
+        status = None
+        try:
+            yield
+            status = 0
+        finally:
+            self.recorder.end(cost, status)
+
+    def tap(self) -> Tap:
+        """Hears every statement from when it is opened until it is closed: for tests."""
+        return Tap(self._intake, clock=self._clock)
+
     # --- the sweep ---
 
     def sweep(self, now: float) -> None:
@@ -119,6 +164,7 @@ class Monitor:
             self._intake.fold(now)
             self._flush(now, heartbeat=True)
         self._intake.tell()
+        self._plans.sweep(now)
 
     def flush(self) -> None:
         """Fold and flush now; what others are still fetching waits for a later sweep."""
@@ -139,11 +185,13 @@ class Monitor:
         try:
             now = self._clock()
             self._intake.fold(now, to_the_end=True)
+            if self._command_since is not None and self._intake.tally:
+                self._intake.tally.request(self._intake.outside, max(0.0, now - self._command_since), False, now)
             deadline = time.monotonic() + LAST_FLUSH
             while self._books.outlive and not self._flush(now, heartbeat=False) and time.monotonic() < deadline:
                 pass
             if self._swept:
-                self._books.leave(self._id)
+                self._books.leave(self._id, now)
                 self._swept = False
             self._books.close()
         finally:
@@ -182,12 +230,14 @@ class Monitor:
                 if grown:
                     self._intake.tally.count(f"{name}.{key}", grown, now)
             source.last = counters
-        worker = Worker(self._id, self._pid, socket.gethostname(), self._started, now, gauges)
+        interval = FLUSH_EVERY if self._flushed is None else max(0.0, now - self._flushed)
+        worker = Worker(self._id, self._pid, socket.gethostname(), self._started, now, gauges, interval)
         if not heartbeat and not self._intake.tally:
             return True
         if not self._books.flush(self._intake.tally, worker if heartbeat else None, now):
             return False
-        self._intake.tally = Tally()
+        self._intake.tally = self._intake.empty()
+        self._flushed = now
         return True
 
     # --- figures ---
@@ -207,15 +257,40 @@ class Monitor:
         found = self._statements(None, id).get(id)
         return None if found is None else reading.query_figures(*found)
 
-    def workload(self, since: float | None = None) -> list[Statement]:
-        """What ran in the database, the most expensive first."""
+    def details(self, id: str) -> QueryDetails:  # noqa: A002 - the figures' own word
+        """The slow runs and the plans that are kept of one statement."""
+        with self._seen() as parts:
+            runs, plans = self._books.slow_runs(id), self._books.plans(id)
+            for part in parts:
+                runs += [run for run in part.remarks.runs if run.statement == id]
+                plans += [plan for plan in part.remarks.plans if plan.statement == id]
+        return reading.details(runs, plans)
+
+    def requests(self, since: float | None = None) -> list[RequestFigures]:
+        """Of each endpoint the slowest, the newest slow ones and those that repeated a statement; slowest first."""
+        since = since or 0.0
+        shapes: dict[str, Shape] = {}
+        with self._seen() as parts:
+            found = self._books.requests(since)
+            for part in parts:
+                found += [request for request in part.remarks.requests.values() if request.at > since]
+                shapes.update(part.shapes)
+            wanted = {name for request in found for name, _ in request.groups} - set(shapes)
+            if wanted:
+                shapes.update(self._books.shapes(sorted(wanted)))
+        return sorted((reading.request_figures(each, shapes) for each in found), key=lambda request: -request.time)
+
+    def workload(self, since: float | None = None, database: str | None = None) -> list[Statement]:
+        """What ran in the databases, or in one of them, the most expensive first."""
         sums: dict[str, Statement] = {}
         with self._seen() as parts:
-            kept = self._books.workload(since or 0.0)
-            new = (each for part in parts for each in part.queries_since(since or 0.0).values())
-            for one in (*kept, *(Statement(s.id, s.query, q.calls, q.seconds) for q, s in new)):
-                other = sums.get(one.id, Statement(one.id, one.query, 0, 0.0))
-                sums[one.id] = Statement(one.id, one.query, one.calls + other.calls, one.seconds + other.seconds)
+            kept = self._books.workload(since or 0.0, database)
+            new = [each for part in parts for each in part.queries_since(since or 0.0).values()]
+            fresh = [Statement(s.id, s.query, q.calls, q.seconds, s.database) for q, s in new]
+            for one in (*kept, *(each for each in fresh if database in (None, each.database))):
+                if (other := sums.get(one.id)) is not None:
+                    one = replace(one, calls=one.calls + other.calls, seconds=one.seconds + other.seconds)
+                sums[one.id] = one
         return sorted(sums.values(), key=lambda statement: -statement.seconds)
 
     def endpoints(self, since: float | None = None) -> list[EndpointFigures]:
@@ -231,7 +306,7 @@ class Monitor:
         """All requests as if one endpoint had answered them; work outside requests is left out."""
         steps = self._steps(since or 0.0)
         return reading.endpoint_figures(
-            "", reading.summed(total for (_, name), total in steps.items() if name != OUTSIDE)
+            "", reading.summed(total for (_, name), total in steps.items() if is_request(name))
         )
 
     def series(self, since: float | None = None, points: int = 60) -> list[Point]:
@@ -259,18 +334,28 @@ class Monitor:
     def workers(self) -> list[Worker]:
         """The living workers, by their heartbeats; the oldest first."""
         now = self._clock()
-        return [worker for worker in self._books.workers() if abs(now - worker.heartbeat) < LIVING]
+        return [each for each in self._books.workers() if each.ended is None and abs(now - each.heartbeat) < LIVING]
+
+    def lost_workers(self, since: float | None = None) -> list[Worker]:
+        """Those that ended without a word, such as by kill -9, heard of last after ``since``; the latest first."""
+        now = self._clock()
+        lost = [
+            worker
+            for worker in self._books.workers()
+            if worker.ended is None and now - worker.heartbeat >= LIVING and not _still_runs(worker)
+        ]
+        return sorted((w for w in lost if w.heartbeat > (since or 0.0)), key=lambda worker: -worker.heartbeat)
 
     def notices(self) -> list[str]:
         """Where the monitor itself is not at its best, as sentences."""
-        return self._books.notices()
+        return [*self._books.notices(), *reading.farewells(self.lost_workers(self._clock() - LOST_SHOWN))]
 
     @deed("figures.reset")
     def reset(self) -> None:
         """Forget every figure of all workers; what they have not flushed yet comes after. Alerts stay."""
         with self._intake.lock:
             self._intake.fold(self._clock(), to_the_end=True)
-            self._intake.tally = Tally()
+            self._intake.tally = self._intake.empty()
             self._books.reset()
 
     def _statements(self, since: float | None, only: str | None = None) -> Statements:
@@ -307,10 +392,61 @@ class Monitor:
 
     # --- alerts ---
 
+    def watch(self, name: str, probe: Callable[[], Facts], *, every: float = 0.0) -> None:
+        """Let alert rules judge the facts that ``probe`` tells; it is asked at most every so many seconds."""
+        self._evaluation.watches.watch(name, probe, every)
+
+    def measure(
+        self, name: str, probe: Callable[[], Mapping[str, Mapping[str, float]]], *, every: float, keep: float
+    ) -> None:
+        """Keep what ``probe`` tells, by kind and name, for ``keep`` seconds, so that rules can see how it moves."""
+        self._evaluation.watches.measure(name, probe, every=every, keep=keep)
+
     def evaluate(self, now: float) -> None:
         """Apply the alert rules; one worker does it for all."""
         self._evaluation.evaluate(now)
 
     def alerts(self) -> list[Alert]:
-        """Standing alerts, the newest first, then those resolved lately."""
+        """Standing alerts, the newest first, then those that were resolved, as long as figures are kept."""
         return self._evaluation.alerts()
+
+    def rules(self) -> list[RuleState]:
+        """Every alert rule: its threshold, the worst it finds now, and how many of its alerts stand."""
+        return self._evaluation.rules()
+
+    def silence(
+        self,
+        rule: str,
+        subject: str | None = None,
+        *,
+        hours: float | None = None,
+        until: float | None = None,
+        by: str = "",
+    ) -> Silence:
+        """Tell nobody of a rule's alerts ("*": of any rule's) for so long; without a time, until it is lifted.
+
+        They still show, marked. Raises ValueError for an unknown rule, or a time gone by.
+        """
+        ends = self._clock() + hours * 3600 if hours is not None else until
+        return self._evaluation.silence(rule, subject, ends, by)
+
+    def unsilence(self, rule: str, subject: str | None = None) -> bool:
+        """Lift a silence; whether there was one. An alert that still stands is told then."""
+        return self._evaluation.unsilence(rule, subject)
+
+    def silences(self) -> list[Silence]:
+        """Those that hold now, the newest first."""
+        return self._evaluation.silences()
+
+
+def _still_runs(worker: Worker) -> bool:
+    """Whether a worker that is not heard of is only held up: its process is there, on this machine."""
+    if worker.host != socket.gethostname():
+        return False
+    try:
+        os.kill(worker.pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from math import ceil, sqrt
 
-from flask_dbopt.monitor.figures import EndpointFigures, Point, QueryFigures
+from flask_dbopt.monitor.figures import (
+    EndpointFigures,
+    PlanFigures,
+    Point,
+    QueryDetails,
+    QueryFigures,
+    RepeatedStatement,
+    RequestFigures,
+    SlowRunFigures,
+    Worker,
+)
 from flask_dbopt.monitor.histogram import quantiles
+from flask_dbopt.monitor.remarkable import SeenPlan, ServedRequest, SlowRun
 from flask_dbopt.monitor.schema import RESOLUTIONS
-from flask_dbopt.monitor.tally import EndpointSum, QuerySum, Shape, Steps
+from flask_dbopt.monitor.sums import EndpointSum, QuerySum, Shape, Steps, is_request
 
 RANKS = (0.5, 0.95, 0.99)
 
@@ -51,6 +64,7 @@ def query_figures(query: QuerySum, shape: Shape) -> QueryFigures:
         place=shape.place,
         first_seen=shape.first_seen,
         last_seen=shape.last_seen,
+        database=shape.database,
     )
 
 
@@ -69,7 +83,78 @@ def endpoint_figures(name: str, endpoint: EndpointSum) -> EndpointFigures:
         queries=endpoint.queries,
         database_time=endpoint.database * 1e3,
         cache_hits=endpoint.cache_hits,
+        transactions=endpoint.transactions,
+        repeated=endpoint.repeated,
+        n_plus_one=endpoint.n_plus_one,
     )
+
+
+def request_figures(request: ServedRequest, shapes: Mapping[str, Shape]) -> RequestFigures:
+    """One request's row. What it repeated is named by its id alone where the statement is forgotten."""
+    return RequestFigures(
+        endpoint=request.endpoint,
+        method=request.method,
+        status=request.status,
+        at=request.at,
+        time=request.seconds * 1e3,
+        queries=request.queries,
+        database_time=request.database * 1e3,
+        transactions=request.transactions,
+        repeated=request.repeated,
+        n_plus_one=tuple(_repeated(name, calls, shapes.get(name)) for name, calls in request.groups),
+    )
+
+
+def _repeated(name: str, calls: int, shape: Shape | None) -> RepeatedStatement:
+    return RepeatedStatement(name, "" if shape is None else shape.query, None if shape is None else shape.place, calls)
+
+
+def details(runs: Iterable[SlowRun], plans: Iterable[SeenPlan]) -> QueryDetails:
+    """Slow runs and plans as people read them, the newest first; two books may know of one plan."""
+    history: list[SeenPlan] = []
+    for plan in sorted(plans, key=lambda plan: plan.since):
+        if history and history[-1].is_like(plan.lines):
+            history[-1] = replace(history[-1], seen=max(plan.seen, history[-1].seen), lines=plan.lines)
+        else:
+            history.append(plan)
+    ends = [*(plan.since for plan in history[1:]), None]
+    return QueryDetails(
+        slow_runs=tuple(
+            SlowRunFigures(
+                at=run.at,
+                time=run.seconds * 1e3,
+                rows=run.rows if run.rows >= 0 else None,
+                error=run.error,
+                endpoint=run.endpoint,
+                place=run.place,
+                stack=run.stack,
+                parameters=run.parameters,
+            )
+            for run in sorted(runs, key=lambda run: -run.at)
+        ),
+        plans=tuple(PlanFigures(plan.since, until, plan.lines) for plan, until in zip(history, ends, strict=True))[
+            ::-1
+        ],
+    )
+
+
+def farewells(lost: Sequence[Worker]) -> list[str]:
+    """What is said of workers that ended without a word, the latest first."""
+    if not lost:
+        return []
+    last = lost[0]
+    when = datetime.fromtimestamp(last.heartbeat, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    seconds = max(worker.interval for worker in lost)
+    if len(lost) == 1:
+        return [
+            f"worker {last.pid} on {last.host} ended without taking its leave, last heard of at {when}:"
+            f" up to {seconds:.1f} s of its figures, its last flush interval, are lost"
+        ]
+    return [
+        f"{len(lost)} workers ended without taking their leave within a day, the last of them worker {last.pid} on"
+        f" {last.host}, last heard of at {when}: up to {seconds:.1f} s of each one's figures, its last flush interval,"
+        " are lost"
+    ]
 
 
 def plan_steps(since: float, now: float, points: int) -> tuple[int, int, int]:
@@ -88,8 +173,9 @@ def plan_steps(since: float, now: float, points: int) -> tuple[int, int, int]:
 def series(base: int, width: int, count: int, steps: Steps, counters: Mapping[tuple[int, str], float]) -> list[Point]:
     """A chart's points, the quiet ones too. Slots coarser than a step fall into the step they begin in."""
     sums = [EndpointSum() for _ in range(count)]
-    # Time outside requests is no part of a request's, but its statements are statements.
-    for (step, _), endpoint in steps.items():
+    for (step, name), endpoint in steps.items():
+        if not is_request(name):  # time outside requests is no part of a request's, but its statements are statements
+            endpoint = EndpointSum(queries=endpoint.queries, cache_hits=endpoint.cache_hits, database=endpoint.database)
         sums[_within(step, count)].merge(endpoint)
     hits, misses = [0.0] * count, [0.0] * count
     for (step, name), amount in counters.items():

@@ -6,6 +6,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+#: The endpoint of work outside any request.
+OUTSIDE = ""
+
 #: One run of a statement: ``[sql, seconds, rows, error, cached, started, database]``. A list, because the rows and the
 #: time of a later ``fetchall`` are added. ``rows`` is -1 while unknown, ``error`` an exception's class name or None,
 #: ``started`` by ``time.perf_counter`` (0.0: not told), which all processes of one machine share on Linux.

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from flask_dbopt.monitor import schema
 from flask_dbopt.monitor.histogram import LAST, Buckets, middle
-from flask_dbopt.monitor.tally import EndpointSum, QuerySum, Tally
+from flask_dbopt.monitor.sums import EndpointSum, QuerySum
+from flask_dbopt.monitor.tally import Tally
 
 if TYPE_CHECKING:
     from flask_dbopt.monitor.ledger import Ledger

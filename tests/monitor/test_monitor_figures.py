@@ -12,7 +12,8 @@ from flask_dbopt import signals
 from flask_dbopt.monitor import intake
 from flask_dbopt.monitor.recorder import PENDING
 from flask_dbopt.monitor.request import CURRENT
-from flask_dbopt.monitor.tally import MOST_STATEMENTS, OTHER, identify
+from flask_dbopt.monitor.sums import identify
+from flask_dbopt.monitor.tally import MOST_STATEMENTS, OTHER
 
 
 def test_a_statements_row_has_every_figure(monitor, serve, clock):

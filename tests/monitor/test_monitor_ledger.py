@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from flask_dbopt.monitor import books, schema
-from flask_dbopt.monitor.ledger import Ledger, LedgerBusyError, LedgerError, LedgerForeignError
+from flask_dbopt.monitor.ledger import Ledger
+from flask_dbopt.monitor.ledger_file import LedgerBusyError, LedgerError, LedgerForeignError
 from flask_dbopt.monitor.tally import Tally
 
 WORKER = Path(__file__).with_name("ledger_worker.py")
@@ -444,7 +445,7 @@ def test_a_size_that_can_never_be_kept_costs_history_and_no_more(tmp_path, clock
 
 
 def test_the_write_ahead_log_is_moved_into_the_file_before_it_grows_large(tmp_path, clock, monkeypatch):
-    monkeypatch.setattr("flask_dbopt.monitor.ledger.WAL_LIMIT", 100_000)
+    monkeypatch.setattr("flask_dbopt.monitor.ledger_file.WAL_LIMIT", 100_000)
     ledger = Ledger(tmp_path / "ledger.db")
     try:
         for _ in range(40):
