@@ -41,14 +41,14 @@ class DatabaseReport:
     journal_mode: str | None
     pool: PoolStats | None
     """Summed over living workers; None where SQLAlchemy keeps its own pool and nothing was counted yet."""
-    writers: WriterStats | None
-    """The line of its writers, likewise; None where there is none."""
-    holders: tuple[Holder, ...]
-    """Who had the write lock in that line, the longest first."""
     backups: tuple[BackupRecord, ...]
     """Newest first."""
     next_backup: float | None
     """Unix seconds; None when nothing is scheduled."""
+    writers: WriterStats | None = None
+    """The line of its writers, summed as the pool is; None where there is none."""
+    holders: tuple[Holder, ...] = ()
+    """Who had the write lock in that line, the longest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +204,10 @@ def _database(
         wal_bytes=None if one.path is None else _size(one.path.with_name(f"{one.path.name}-wal")),
         journal_mode=maintenance.journal_mode(one.path) if one.kind == "sqlite" and one.path else None,
         pool=pool,
-        writers=writers,
-        holders=holders_of(counters, line),
         backups=backups,
         next_backup=next_backup,
+        writers=writers,
+        holders=holders_of(counters, line),
     )
 
 
