@@ -131,8 +131,13 @@ class Chronicle:
 
     def close(self) -> None:
         """The worker ends: tell what its pools did."""
-        if not self._is_started:
-            return
+        if self._is_started:
+            self._is_started = False
+            self._tell_the_end()
+        if self.logs is not None:
+            self.logs.close()
+
+    def _tell_the_end(self) -> None:
         for name in sorted(self._pools):
             pool = self._databases[name].pool
             if pool is not None:
@@ -148,7 +153,6 @@ class Chronicle:
                     stats.connections_lost,
                 )
         monitoring_log.info("%s: worker %d stopped", self.name, os.getpid())
-        self._is_started = False
 
     def abandon(self) -> None:
         """After a fork, in the child: a worker of its own."""

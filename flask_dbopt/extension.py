@@ -85,11 +85,13 @@ class DBOptimizer:
             unheeded=[f"DBOPT_{name.upper()} has no effect in this version yet" for name in resolved.unheeded],
             state_dir=None if is_quiet or not settings.enabled else instance / settings.state_dir,
             backup_dir=instance / settings.backup_dir,
+            log_dir=instance / settings.log_dir if settings.log_dir and settings.enabled else None,
             build_road=build_road,
             emit=partial(_emit, app_ref),
             in_background=not app.testing,
         )
         app.extensions["dbopt"] = optimizer
+        optimizer.listen(app)
         self._optimizers[app] = optimizer
         self._known_loans.clear()
         if settings.database is not None:

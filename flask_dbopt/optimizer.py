@@ -15,15 +15,20 @@ from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakMethod, finalize
 
-from flask_dbopt import forks
+from flask_dbopt import forks, signals
+from flask_dbopt.audit.actor import Actor, acting
+from flask_dbopt.audit.audit import Audit
 from flask_dbopt.backup.repository import FolderBusy
 from flask_dbopt.cache.cache import Cache
+from flask_dbopt.chronicle import Chronicle
 from flask_dbopt.databases import Database, Databases
 from flask_dbopt.errors import BackupError, DBOptError
 from flask_dbopt.housekeeper import Housekeeper
 from flask_dbopt.lease import Lease
+from flask_dbopt.logs import Bounds, Logs
 from flask_dbopt.monitor.monitor import Monitor
 from flask_dbopt.monitor.recorder import Recorder
+from flask_dbopt.monitor.request import CURRENT
 from flask_dbopt.settings import Settings
 from flask_dbopt.signals import Emit, silence
 
@@ -66,7 +71,7 @@ class Health:
 
 
 class Optimizer:
-    """Everything one app has of us. ``state_dir`` None: figures stay in memory."""
+    """Everything one app has of us. ``state_dir`` None: figures stay in memory. ``log_dir`` None: no log files."""
 
     def __init__(
         self,
@@ -77,6 +82,7 @@ class Optimizer:
         unheeded: Sequence[str] = (),
         state_dir: Path | None,
         backup_dir: Path,
+        log_dir: Path | None = None,
         build_road: Callable[[Settings, Recorder, Database], Any],
         emit: Emit = silence,
         clock: Callable[[], float] = time.time,
@@ -127,6 +133,25 @@ class Optimizer:
             clock=clock,
             is_kept=_weakly(self._is_kept, default=False),
         )
+        days = 86_400.0
+        bounds = Bounds(settings.log_max_bytes, settings.log_max_days * days, settings.log_keep)
+        folder = log_dir or state_dir
+        self.audit = Audit(
+            None if folder is None else folder / "audit.log",
+            app=name,
+            retention=settings.log_audit_days * days,
+            otherwise=_the_app,
+            clock=clock,
+        )
+        self.chronicle = Chronicle(
+            name,
+            self.monitor,
+            self.databases,
+            _weakly(self.notices, default=()),
+            logs=None if log_dir is None else Logs(log_dir, bounds, clock),
+            version=self.version,
+            clock=clock,
+        )
         self.lease = Lease(_weakly(self._lease_key, default="gone"))
         self.housekeeper = Housekeeper(name)
         self._add_chores()
@@ -138,6 +163,11 @@ class Optimizer:
         """The app's main database."""
         return self.databases.default
 
+    def listen(self, sender: object) -> None:
+        """Write down what the signals of ``sender``, the app, tell."""
+        signals.deed_done.connect(self.audit.hear, sender)
+        self.chronicle.listen(sender)
+
     # --- life in a process ---
 
     def wake(self) -> None:
@@ -148,6 +178,8 @@ class Optimizer:
     def _add_chores(self) -> None:
         every = self.housekeeper.every
         every(FLUSH_EVERY, _weakly(self._flush), "flush figures")
+        every(FLUSH_EVERY, self.audit.sweep, "write down refusals")
+        every(UPKEEP_EVERY, self.chronicle.sweep, "tell what is new", first_in=0.0)
         every(UPKEEP_EVERY, _weakly(self._look_after_pools), "look after the pools")
         every(UPKEEP_EVERY, self.cache.sweep, "tidy the cache")
         every(CHECKPOINT_EVERY, _weakly(self._checkpoint), "checkpoint")
@@ -175,7 +207,9 @@ class Optimizer:
 
     def _take_turn(self, now: float) -> None:
         """What one worker does for all: alerts and scheduled jobs."""
-        if self.lease.acquire():
+        is_leading = self.lease.acquire()
+        self.chronicle.leads(is_leading)
+        if is_leading:
             self.monitor.evaluate(self._clock())
             if self.schedule is not None:
                 self.schedule.start()
@@ -200,6 +234,10 @@ class Optimizer:
 
     def back_up(self) -> None:
         """Back up every database whose backup is due; one that fails does not keep the others from theirs."""
+        with acting(Actor("scheduler")):
+            self._back_up_all()
+
+    def _back_up_all(self) -> None:
         for database in list(self.databases.values()):
             backups = database.backups
             if backups is None or database.path is None or not database.path.exists():
@@ -237,7 +275,9 @@ class Optimizer:
 
     def notices(self) -> list[str]:
         """Where the optimizer itself is not at its best, as sentences."""
-        told = [*self.unheeded, *self.problems, *self.monitor.notices()]
+        told = [*self.unheeded, *self.problems, *self.monitor.notices(), *self.audit.notices()]
+        if self.chronicle.logs is not None:
+            told += self.chronicle.logs.notices()
         if self.lease.problem:
             told.append(f"no worker can be chosen for background work: {self.lease.problem}")
         if self.schedule is not None and self.schedule.problem:
@@ -267,8 +307,9 @@ class Optimizer:
 
     # --- the end ---
 
-    def _rooms(self) -> tuple[Housekeeper, dict[str, Database], Cache, Monitor, Lease, list[Callable[[], None]]]:
-        return self.housekeeper, self.databases, self.cache, self.monitor, self.lease, self.closers
+    def _rooms(self) -> tuple[Any, ...]:
+        rooms = self.housekeeper, self.databases, self.cache, self.monitor, self.lease, self.closers
+        return *rooms, self.chronicle, self.audit
 
     @property
     def is_open(self) -> bool:
@@ -295,6 +336,7 @@ class Optimizer:
         """After a fork, in the child: leave the parent what is the parent's; start anew at the next request."""
         self.housekeeper.abandon()
         self.lease.abandon()
+        self.chronicle.abandon()
         self.monitor.abandon()
         self.cache.abandon()
         for database in self.databases.values():
@@ -319,6 +361,12 @@ def _weakly(method: Callable[..., Any], default: Any = None) -> Callable[..., An
     return call
 
 
+def _the_app() -> dict[str, Any]:
+    """Who acts when nobody else has said so: the app, for one of its requests or by itself."""
+    cost = CURRENT.get()
+    return {"by": "app"} if cost is None else {"by": "app", "request": str(cost)}
+
+
 def _some(record: object, names: tuple[str, ...]) -> dict[str, float]:
     return {name: getattr(record, name) for name in names}
 
@@ -330,9 +378,12 @@ def _close_rooms(
     monitor: Monitor,
     lease: Lease,
     closers: Iterable[Callable[[], None]],
+    chronicle: Chronicle,
+    audit: Audit,
 ) -> None:
     """The end of an optimizer: called by it, by the garbage collector, or when the process ends."""
     steps: list[Callable[[], object]] = [lambda: housekeeper.stop(2.0), *closers, monitor.close, cache.close]
+    steps += [audit.close, chronicle.close]
     steps += [database.pool.close for database in databases.values() if database.pool is not None]
     steps += [database.lane.close for database in databases.values() if database.lane is not None]
     steps.append(lease.release)

@@ -36,18 +36,18 @@ class Audit:
         path: Path | None,
         *,
         app: str = "",
-        retention_days: float = 365.0,
+        retention: float = 365 * 86_400.0,
         otherwise: Callable[[], Mapping[str, Any]] = lambda: {"by": "app"},
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """``otherwise``: who acts where no door has said so."""
+        """``retention``: seconds that entries are kept at least. ``otherwise``: who acts where no door has said so."""
         self.path = path
         self.problem = ""
         """Why entries are not written; empty while all is well."""
         self._app = app
         self._otherwise = otherwise
         self._clock = clock
-        self._trail = None if path is None else Trail(path, retention=retention_days * 86_400)
+        self._trail = None if path is None else Trail(path, retention=retention)
         self._memory: deque[Entry] = deque(maxlen=_KEPT)
         self._verdict: tuple[object, Verdict] | None = None
         self.abandon()
