@@ -1,8 +1,11 @@
-"""How many rows, as a figure and as people say it. Pure; for every engine."""
+"""How many rows, as a figure and as people say it; for every engine."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, ValuesView
+from dataclasses import dataclass, replace
+
+from flask_dbopt.engines.protocol import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +30,34 @@ def about(rows: float) -> str:
     """An estimate of few words: ``about 1 row``, ``about 41,000 rows``."""
     count = max(1, rounded(rows, 2))
     return f"about {count:,} row{'' if count == 1 else 's'}"
+
+
+class CountedTables(Mapping[str, Table]):
+    """The tables of one schema by lower-case name; a table's rows are counted when it is first looked at."""
+
+    def __init__(self, tables: Mapping[str, Table], count: Callable[[Iterable[str]], Mapping[str, int]]) -> None:
+        """``count(names)``: how many rows each has; asked once for each name."""
+        self._tables, self._count = tables, count
+        self._rows: dict[str, int] = {}
+
+    def __getitem__(self, name: str) -> Table:
+        return self._counted([name])[name]
+
+    def values(self) -> ValuesView[Table]:
+        return self._counted(self).values()
+
+    def items(self) -> ItemsView[str, Table]:
+        return self._counted(self).items()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tables)
+
+    def __len__(self) -> int:
+        return len(self._tables)
+
+    def _counted(self, names: Iterable[str]) -> dict[str, Table]:
+        found = {name: self._tables[name] for name in names}
+        missing = [name for name in found if name not in self._rows]
+        if missing:
+            self._rows.update(self._count(missing))
+        return {name: replace(table, rows=self._rows[name]) for name, table in found.items()}

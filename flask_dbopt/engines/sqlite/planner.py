@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flask_dbopt.engines.counts import RowCount
+from flask_dbopt.engines.counts import CountedTables, RowCount
 from flask_dbopt.engines.protocol import Plan, Table
 from flask_dbopt.engines.sqlite import clone as clones
 from flask_dbopt.engines.sqlite.reading import how_far, read_plan
@@ -91,9 +91,10 @@ class SQLitePlanner:
         """
         try:
             with self._reading() as connection:
-                return _Tables(self, self._read(connection))
+                schema = self._read(connection)
         except (sqlite3.Error, OSError) as error:
             raise self._unavailable(error) from error
+        return CountedTables(schema.tables, lambda names: self._rows(schema, names))
 
     def trial(self, sql: str, indexes: Sequence[str]) -> Plan:
         """The plan on a row-less clone in memory: schema and statistics of the database, and these indexes.
@@ -188,6 +189,14 @@ class SQLitePlanner:
             kept = self._counts[table] = (self._clock(), count)
         return kept[1]
 
+    def _rows(self, schema: Schema, tables: Iterable[str]) -> dict[str, int]:
+        """All counted on one connection."""
+        try:
+            with self._reading() as connection:
+                return {table: self._count(connection, schema, table).rows for table in tables}
+        except (sqlite3.Error, OSError) as error:
+            raise self._unavailable(error) from error
+
     def _in_words(self, connection: sqlite3.Connection, schema: Schema, table: str) -> tuple[int, str] | None:
         if table not in schema.tables:
             return None
@@ -226,46 +235,6 @@ class SQLitePlanner:
                     "INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES (?, ?, ?)",
                     (table.name, name, " ".join(map(str, (rows, *shares)))),
                 )
-
-
-class _Tables(Mapping[str, Table]):
-    """The tables of one schema; a table's rows are counted when it is asked for."""
-
-    def __init__(self, planner: SQLitePlanner, schema: Schema) -> None:
-        self._planner, self._schema = planner, schema
-        self._rows: dict[str, int] = {}
-
-    def __getitem__(self, name: str) -> Table:
-        self._count([name])
-        return self._counted(name)
-
-    def values(self) -> ValuesView[Table]:
-        self._count(self._schema.tables)
-        return {name: self._counted(name) for name in self._schema.tables}.values()
-
-    def items(self) -> ItemsView[str, Table]:
-        self._count(self._schema.tables)
-        return {name: self._counted(name) for name in self._schema.tables}.items()
-
-    def _counted(self, name: str) -> Table:
-        return replace(self._schema.tables[name], rows=self._rows[name])
-
-    def _count(self, names: Iterable[str]) -> None:
-        """Count what was not counted yet, all on one connection."""
-        wanted = [name for name in names if name not in self._rows and name in self._schema.tables]
-        if wanted:
-            try:
-                with self._planner._reading() as connection:
-                    for name in wanted:
-                        self._rows[name] = self._planner._count(connection, self._schema, name).rows
-            except (sqlite3.Error, OSError) as error:
-                raise self._planner._unavailable(error) from error
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._schema.tables)
-
-    def __len__(self) -> int:
-        return len(self._schema.tables)
 
 
 class _Unknown(dict[str, None]):
