@@ -71,7 +71,7 @@ class Chronicle:
             self.logs.tend()
         if not self._is_started:
             self._is_started = True
-            monitoring_log.info("%s: worker %d started, Flask-DBOpt %s", self.name, os.getpid(), self._version)
+            monitoring_log.info("%s: process %d started, Flask-DBOpt %s", self.name, os.getpid(), self._version)
         for database in list(self._databases.values()):
             if database.pool is not None and database.name not in self._pools:
                 self._pools.add(database.name)
@@ -90,7 +90,7 @@ class Chronicle:
             self._is_leading = is_leading
             self._summed_at = self._clock()
             word = "took the lease: alerts and scheduled work run here" if is_leading else "has the lease no more"
-            monitoring_log.info("%s: worker %d %s", self.name, os.getpid(), word)
+            monitoring_log.info("%s: process %d %s", self.name, os.getpid(), word)
         now = self._clock()
         if is_leading and not 0 <= now - self._summed_at < SUMMARY_EVERY:
             since, self._summed_at = max(self._summed_at, now - SUMMARY_EVERY), now
@@ -152,7 +152,7 @@ class Chronicle:
                     stats.connections_num,
                     stats.connections_lost,
                 )
-        monitoring_log.info("%s: worker %d stopped", self.name, os.getpid())
+        monitoring_log.info("%s: process %d stopped", self.name, os.getpid())
 
     def abandon(self) -> None:
         """After a fork, in the child: a worker of its own."""
