@@ -156,7 +156,7 @@ def _backups(evidence: Evidence, threshold: float) -> Findings:
         due = f"though one is due every {interval / 3600:,g} h"
         if newest is None:
             late = evidence.life > min(FIRST_BACKUP, interval * threshold)
-            message = f"there is no backup of {name} yet, {due}"
+            message = f"there is no backup of {name} to rely on, {due}"
             yield Finding("backup_overdue", name, message, evidence.life / interval, threshold, late)
         elif evidence.now >= newest:
             age = evidence.now - newest
@@ -166,7 +166,7 @@ def _backups(evidence: Evidence, threshold: float) -> Findings:
 
 def _proofs(evidence: Evidence, threshold: float) -> Findings:
     for name, facts in evidence.facts("backup"):
-        if "newest" in facts:
+        if facts["backups"]:
             count = facts["unproved"]
             told = "the newest backup" if count == 1 else f"the newest {count:,.0f} backups"
             message = f"{told} of {name} {'is' if count == 1 else 'are'} not proved: it may not be restorable"
