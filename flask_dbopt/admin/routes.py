@@ -38,7 +38,7 @@ CHANGES: dict[str, Callable[..., Done]] = {
     "figures_reset": settings.reset,
 }
 """By endpoint; made by POST."""
-_OTHERS = {"api": _GET, "health": _GET, "static": _GET, "sign_in": (*_GET, *_POST), "sign_out": _POST}
+_OTHERS = {"api": _GET, "health": _GET, "metrics": _GET, "static": _GET, "sign_in": (*_GET, *_POST), "sign_out": _POST}
 _ADDRESSES = {
     "overview": "/",
     "queries_one": "/queries/<query_id>",

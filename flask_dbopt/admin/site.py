@@ -15,6 +15,8 @@ from werkzeug.utils import redirect
 from flask_dbopt.admin import live, routes
 from flask_dbopt.admin.access import Access, Admission, Hook
 from flask_dbopt.admin.desk import WINDOWS, Done, Missing, Page, Visit
+from flask_dbopt.admin.exposition import CONTENT_TYPE
+from flask_dbopt.admin.metrics import exposition
 from flask_dbopt.admin.paper import KINDS, render, static_file
 from flask_dbopt.errors import DBOptError
 from flask_dbopt.report import Report, plain
@@ -79,6 +81,7 @@ class Site:
         self._others: dict[str, Callable[..., Response]] = {
             "api": self._api,
             "health": self._health,
+            "metrics": self._metrics,
             "static": self._static,
             "sign_in": self._sign_in,
             "sign_out": self._sign_out,
@@ -107,7 +110,7 @@ class Site:
             response = self._problem(
                 admission, 500, "This page failed", f"{type(fault).__name__}; the app's log has the details"
             )
-        renews = asked.endpoint not in ("sign_out", "static", "health", "api") and not self._is_poll()
+        renews = asked.endpoint not in ("sign_out", "static", "health", "api", "metrics") and not self._is_poll()
         if admission.door == "open" and renews:
             self.access.remember(response, admission, request, self._base())
         return self._sealed(response, lasts=asked.endpoint == "static" and response.status_code == 200)
@@ -162,6 +165,9 @@ class Site:
         health = self.optimizer.health()
         told = plain(health) if admission.door == "open" else {"status": health.status}
         return _json(told, 200 if health.ok else 503)
+
+    def _metrics(self, admission: Admission) -> Response:
+        return Response(exposition(self.optimizer, self.clock()), content_type=CONTENT_TYPE)
 
     def _static(self, admission: Admission, name: str) -> Response:
         content = static_file(name)
@@ -293,7 +299,7 @@ class Site:
         return request.headers.get("X-DBOpt-Live") == "1"
 
     def _wants_json(self) -> bool:
-        if self._path().partition("/")[0] in ("api", "health") or "Authorization" in request.headers:
+        if self._path().partition("/")[0] in ("api", "health", "metrics") or "Authorization" in request.headers:
             return True
         accepted = request.accept_mimetypes
         return accepted["application/json"] > accepted["text/html"]

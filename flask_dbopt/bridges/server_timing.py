@@ -44,7 +44,7 @@ def _decide(app: Flask, **_: Any) -> None:
 def _say(app: Flask, response: Response, **_: Any) -> None:
     """After all of the app's own ``after_request`` functions; their time counts too."""
     cost = CURRENT.get()
-    if cost is None or cost.recorder is None:
+    if cost is None or cost.ended is not None:
         return
     try:
         response.headers.add("Server-Timing", header(cost, time.perf_counter(), streams=response.is_streamed))

@@ -1,4 +1,4 @@
-"""The pytest fixture, in a pytest of its own, as a user's suite has it: found by itself, with pytest-flask or without."""
+"""The pytest fixture, in a pytest of its own, as a suite of a user has it: it is found, with pytest-flask or not."""
 
 from __future__ import annotations
 
