@@ -110,6 +110,8 @@ class Watch:
         if self.sight is None or COMMITS.isdisjoint(map(text_of, records)):
             return
         if self._records + len(records) <= MOST_RECORDS:
+            if not is_request:
+                records = [list(record) for record in records]  # whether a cursor holds them is yet to be seen
             self._records += len(records)
             self._offered.append((records, endpoint, is_request))
 
