@@ -15,6 +15,7 @@ from flask_dbopt.cache.cache import CacheStats
 from flask_dbopt.engines.sqlite import maintenance
 from flask_dbopt.monitor.alerts import Alert
 from flask_dbopt.monitor.figures import EndpointFigures, Point, QueryFigures, Worker
+from flask_dbopt.monitor.lookout import LostUpdate
 from flask_dbopt.pool.stats import PoolStats
 from flask_dbopt.pool.writers import Holder, WriterStats, holders_of
 
@@ -90,6 +91,8 @@ class Report:
     """Raised ones first, then what was resolved lately."""
     notices: tuple[str, ...]
     """Where the optimizer itself is not at its best: figures in memory only, an unsafe SQLite version…"""
+    lost_updates: tuple[LostUpdate, ...] = ()
+    """Of each endpoint and table the latest update that may have been lost, the newest first."""
 
 
 def build(optimizer: Optimizer, *, since: float | None = None, now: float | None = None) -> Report:
@@ -125,6 +128,7 @@ def build(optimizer: Optimizer, *, since: float | None = None, now: float | None
         recommendations=tuple(recommendations),
         alerts=tuple(sorted(monitor.alerts(), key=lambda alert: (alert.resolved_at is not None, -alert.raised_at))),
         notices=tuple(notices),
+        lost_updates=tuple(monitor.lost_updates(since)),
     )
 
 

@@ -16,6 +16,9 @@ query_executed = _namespace.signal("query_executed", "after each statement: sql,
 slow_query = _namespace.signal("slow_query", "a statement over DBOPT_MONITOR_SLOW_SECONDS: sql, seconds, endpoint")
 n_plus_one_detected = _namespace.signal("n_plus_one_detected", "one request repeated a statement: sql, calls, endpoint")
 suspicious_query = _namespace.signal("suspicious_query", "a request value changed a statement's shape: sql, endpoint")
+lost_update_detected = _namespace.signal(
+    "lost_update_detected", "a request wrote a table that had changed since it read it: database, table, endpoint"
+)
 cache_hit = _namespace.signal("cache_hit", "a result came from the cache: sql")
 cache_miss = _namespace.signal("cache_miss", "a cacheable result was not kept yet: sql")
 cache_invalidated = _namespace.signal("cache_invalidated", "kept results were dropped: database, entries")

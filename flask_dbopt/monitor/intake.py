@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 from flask_dbopt import signals
+from flask_dbopt.monitor.lost_updates import Watch
 from flask_dbopt.monitor.recorder import PENDING, Recorder
 from flask_dbopt.monitor.remarkable import ServedRequest, slow_run
 from flask_dbopt.monitor.repeats import Repeats
@@ -56,6 +57,7 @@ class Intake:
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.recorder = Recorder(full=self._relieve, timer=timer)
+        self.watch = Watch(timer)
         self._settings = settings
         self._emit = emit
         self._clock = clock
@@ -86,6 +88,7 @@ class Intake:
     def abandon(self) -> None:
         """After a fork, in the child: what was collected so far is the parent's to count."""
         self.recorder.abandon()
+        self.watch.abandon()
         self._start_anew()
 
     def count(self, name: str, amount: float) -> None:
@@ -159,6 +162,7 @@ class Intake:
     def _fold_request(self, cost: RequestCost, now: float) -> tuple[str, float]:
         """Count the request itself; the endpoint and the time that its statements are booked on."""
         endpoint, records = cost.endpoint or UNMATCHED, cost.records
+        self.watch.offer(records, endpoint)
         if cost.ended is None:
             self._repeats.add_part(cost)
             return endpoint, now
@@ -169,7 +173,7 @@ class Intake:
         self.tally.request(endpoint, seconds, failed, at, done.repeated, len(done.groups))
         for (query, _), calls in done.groups.items():
             self.tally.count("monitor.n_plus_one", 1, at)
-            self._later("n_plus_one_detected", sql=query, calls=calls, endpoint=endpoint)
+            self.later("n_plus_one_detected", sql=query, calls=calls, endpoint=endpoint)
         if (records or done.groups) and self.tally.remarks.wants(endpoint, seconds, bool(done.groups)):
             self.tally.remarks.requests[endpoint, bool(done.groups)] = ServedRequest(
                 endpoint,
@@ -196,8 +200,11 @@ class Intake:
             else:
                 ready.append(record)
         loose = self.recorder.loose
-        for _ in range(min(len(loose), limit) if limit else len(loose)):
-            record = loose.popleft()
+        batch = [loose.popleft() for _ in range(min(len(loose), limit) if limit else len(loose))]
+        self.watch.offer(batch, self.outside, is_request=False)
+        batch.reverse()
+        while batch:
+            record = batch.pop()
             for hear in self.taps:
                 hear([record], self.outside)
             held = sys.getrefcount(record) > _UNHELD + (id(record) in sampled)
@@ -229,14 +236,15 @@ class Intake:
         if not records:
             return
         for sql, seconds, *_ in self.tally.statements(records, endpoint, at, self._settings.monitor_slow_seconds):
-            self._later("slow_query", sql=fingerprint(sql), seconds=seconds, endpoint=endpoint)
+            self.later("slow_query", sql=fingerprint(sql), seconds=seconds, endpoint=endpoint)
         if signals.query_executed.receivers:
             for sql, seconds, rows, error, cached, *_ in records:
-                self._later(
+                self.later(
                     "query_executed", sql=fingerprint(sql), seconds=seconds, rows=rows, cached=cached, error=error
                 )
 
-    def _later(self, signal: str, **details: Any) -> None:
+    def later(self, signal: str, **details: Any) -> None:
+        """Have a signal sent by ``tell``."""
         if len(self._to_tell) < PENDING:
             self._to_tell.append((signal, details))
 

@@ -30,11 +30,13 @@ from flask_dbopt.monitor.figures import (
     Worker,
 )
 from flask_dbopt.monitor.intake import Intake, IntakeSettings
+from flask_dbopt.monitor.lookout import Lookout, LostUpdate
 from flask_dbopt.monitor.plans import Explain, Plans
 from flask_dbopt.monitor.sums import COMMAND, JOB, Shape, Statements, Steps, is_request, merge_statements, merge_steps
 from flask_dbopt.monitor.tally import Tally
 from flask_dbopt.monitor.tap import Tap
 from flask_dbopt.monitor.totals import Totals
+from flask_dbopt.monitor.transactions import Sight
 
 log = logging.getLogger("flask_dbopt.monitoring")
 
@@ -98,6 +100,7 @@ class Monitor:
         self._evaluation = Evaluation(settings, self._books, self, emit, clock)
         self._sources: dict[str, _Source] = {}
         self._plans = Plans(self._intake)
+        self._lookout = Lookout(self._intake, self._books, timer)
         self.attend: Callable[[], None] = _nobody
         """Called where work outside requests begins, so that somebody comes by to flush it."""
         self._start_anew()
@@ -132,6 +135,10 @@ class Monitor:
         """Have the plans of slow statements explained so, in the sweep."""
         self._plans.explain = explain
 
+    def see_by(self, sight: Sight) -> None:
+        """Watch for lost updates, seeing by ``sight`` what statements touch."""
+        self._intake.watch.sight = sight
+
     def name_process(self, command: str) -> None:
         """This process runs a command: what it does outside requests is booked on that."""
         if not self._intake.outside:
@@ -162,6 +169,7 @@ class Monitor:
         with self._intake.lock:
             self._swept = True
             self._intake.fold(now)
+            self._lookout.sweep(self._id, now)
             self._flush(now, heartbeat=True)
         self._intake.tell()
         self._plans.sweep(now)
@@ -172,6 +180,7 @@ class Monitor:
         self._check_process()
         with self._intake.lock:
             self._intake.fold(now)
+            self._lookout.sweep(self._id, now)
             self._flush(now, heartbeat=self._swept)
         self._intake.tell()
 
@@ -185,6 +194,7 @@ class Monitor:
         try:
             now = self._clock()
             self._intake.fold(now, to_the_end=True)
+            self._lookout.sweep(self._id, now)
             if self._command_since is not None and self._intake.tally:
                 self._intake.tally.request(self._intake.outside, max(0.0, now - self._command_since), False, now)
             deadline = time.monotonic() + LAST_FLUSH
@@ -331,6 +341,12 @@ class Monitor:
         self.flush()
         return self._books.totals(statements)
 
+    def lost_updates(self, since: float | None = None) -> list[LostUpdate]:
+        """Of each endpoint and table the latest update that may have been lost, the newest first."""
+        with self._seen():
+            self._lookout.sweep(self._id, self._clock())
+            return self._lookout.found(since or 0.0)
+
     def workers(self) -> list[Worker]:
         """The living workers, by their heartbeats; the oldest first."""
         now = self._clock()
@@ -357,6 +373,7 @@ class Monitor:
             self._intake.fold(self._clock(), to_the_end=True)
             self._intake.tally = self._intake.empty()
             self._books.reset()
+            self._lookout.forget(self._clock())
 
     def _statements(self, since: float | None, only: str | None = None) -> Statements:
         with self._seen() as parts:

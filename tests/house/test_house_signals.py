@@ -10,7 +10,7 @@ import pytest
 from flask_dbopt.signals import _namespace
 
 PACKAGE = Path(__file__).parents[2] / "flask_dbopt"
-SENDERS = {"emit", "_emit", "_later"}
+SENDERS = {"emit", "_emit", "later"}
 
 
 def sent() -> list[tuple[str, set[str | None]]]:
