@@ -3,53 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from flask_dbopt.databases import Database, borrower
 from flask_dbopt.engines.sqlite.connection import Connection
 from flask_dbopt.engines.sqlite.connector import Arguments, arguments_of
+from flask_dbopt.engines.sqlite.road import Road
 from flask_dbopt.errors import ConfigurationError
 from flask_dbopt.monitor.recorder import Recorder
 from flask_dbopt.settings import Settings
 
 
-class Road:
-    """What one database's statements pass: the cache before they run, the recorder after."""
-
-    __slots__ = ("learn", "look", "record", "worthy")
-
-    def __init__(
-        self,
-        look: Callable[..., Any] | None,
-        worthy: Container[str],
-        learn: Callable[..., Any],
-        record: Callable[..., list[Any]],
-    ) -> None:
-        self.look = look
-        self.worthy = worthy
-        self.learn = learn
-        self.record = record
-
-
-def build_road(settings: Settings, recorder: Recorder, database: Database) -> Road:
-    """The road of ``database``; a room that is switched off is not on it."""
+def build_road(
+    settings: Settings, recorder: Recorder, database: Database, *, inspect: Callable[[str], bool] | None = None
+) -> Road:
+    """The road of ``database``: ``inspect`` (the guard) and the cache before its statements, the recorder after."""
+    road = Road()
+    road.inspect = inspect
+    if settings.monitor_enabled:
+        road.record = recorder.recording(database.name)
+        road.places, road.sight, road.sample = recorder.places, recorder.sight, recorder.sample
+        road.slow = road.notable = settings.monitor_slow_seconds
+        road.keeps_parameters = settings.monitor_record_params
     shelf = database.shelf
-    record = partial(recorder.record, database=database.name) if settings.monitor_enabled else _unrecorded
-    if shelf is None or not settings.cache_enabled:
-        return Road(None, (), _unlearned, record)
-    return Road(shelf.look, shelf.worthy, shelf.learn, record)
-
-
-def _unrecorded(
-    sql: str, seconds: float, rows: int, error: str | None, cached: bool, started: float = 0.0
-) -> list[Any]:
-    return [sql, seconds, rows, error, cached, started]
-
-
-def _unlearned(sql: str, seconds: float, before: float = 0.0) -> None: ...
+    if shelf is not None and settings.cache_enabled:
+        road.look, road.worthy, road.learn = shelf.look, shelf.worthy, shelf.learn
+        road.notable = min(road.notable, shelf.worth)
+    return road
 
 
 #: One ``Arguments`` for each set of keywords an app uses: a handful, and building one costs 2 µs.

@@ -7,7 +7,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from flask_dbopt.monitor.request import CURRENT, Record, RequestCost, Sample
+from flask_dbopt.monitor.places import place, stack
+from flask_dbopt.monitor.request import CURRENT, OUTSIDE, Record, RequestCost, Sample
 
 #: Records that may wait for the sweep; past that, whoever adds one folds a batch of them on the spot.
 PENDING = 10_000
@@ -15,6 +16,8 @@ PENDING = 10_000
 PER_REQUEST = 2_000
 #: Of those, the newest stay with the request: their cursors may still be fetching.
 KEPT_BACK = 100
+#: Statements whose place in the app is known, the longest of them, and how many are looked for in a second.
+PLACES, LONGEST_TEXT, LOOKS = 4_096, 10_000, 200
 #: Slow runs that wait for the sweep; the newest are kept.
 SAMPLES = 100
 #: Requests inside one another that are believed to be so.
@@ -28,7 +31,19 @@ def _nothing() -> None:
 class Recorder:
     """Collects records of statements, by request if there is one. Threads share it: an append is atomic."""
 
-    __slots__ = ("_spilling", "_timer", "finished", "full", "loose", "pending", "places", "slow")
+    __slots__ = (
+        "_look_again_at",
+        "_looks",
+        "_spilling",
+        "_timer",
+        "finished",
+        "full",
+        "loose",
+        "pending",
+        "places",
+        "record",
+        "slow",
+    )
 
     def __init__(self, *, full: Callable[[], None] = _nothing, timer: Callable[[], float] = time.perf_counter) -> None:
         self.loose: deque[Record] = deque()
@@ -43,31 +58,54 @@ class Recorder:
         self.slow: deque[Sample] = deque(maxlen=SAMPLES)
         self._timer = timer
         self._spilling = threading.Lock()
+        self._looks, self._look_again_at = 0, float("-inf")
+        self.record = self.recording("default")
 
-    def record(
-        self,
-        sql: str,
-        seconds: float,
-        rows: int,
-        error: str | None,
-        cached: bool,
-        started: float = 0.0,
-        database: str = "default",
-    ) -> Record:
-        """Note one run; the returned list may still be added to while the caller fetches."""
-        record: Record = [sql, seconds, rows, error, cached, started, database]
-        cost = CURRENT.get()
-        if cost is not None and cost.recorder is self:
+    def recording(self, database: str) -> Callable[..., Record]:
+        """What notes a run of a statement in that database: called with the first six parts of a Record.
+
+        The Record that it returns may still be added to while the caller fetches.
+        """
+        current, loose = CURRENT.get, self.loose
+
+        def record(
+            sql: str, seconds: float, rows: int, error: str | None, cached: bool, started: float = 0.0
+        ) -> Record:
+            run: Record = [sql, seconds, rows, error, cached, started, database]
+            cost = current()
+            if cost is None or cost.recorder is not self:
+                loose.append(run)
+                if len(loose) >= PENDING:
+                    self.full()
+                return run
             records = cost.records
-            records.append(record)
+            records.append(run)
             if len(records) >= PER_REQUEST:
                 self._spill(cost)
-        else:
-            loose = self.loose
-            loose.append(record)
-            if len(loose) >= PENDING:
-                self.full()
+            return run
+
         return record
+
+    def sight(self, sql: str) -> None:
+        """Note where in the app a statement comes from, at its first run.
+
+        To look costs 10 µs. An app that makes a new text for each run is looked at now and then only.
+        """
+        now = self._timer()
+        if now >= self._look_again_at:
+            self._looks, self._look_again_at = LOOKS, now + 1.0
+        if self._looks <= 0 or len(sql) > LONGEST_TEXT:
+            return
+        self._looks -= 1
+        if len(self.places) >= PLACES:
+            self.places.clear()
+        self.places[sql] = place()
+
+    def sample(self, record: Record, parameters: object | None) -> None:
+        """Keep what led to a slow run: a walk over all frames, so only for those."""
+        cost = CURRENT.get()
+        endpoint = cost.endpoint if cost is not None and cost.recorder is self else OUTSIDE
+        self.slow.append(Sample(record, endpoint, stack(), parameters))
 
     def begin(self, endpoint: str, method: str) -> RequestCost:
         """A request starts in this context, perhaps in the midst of another, which then waits."""

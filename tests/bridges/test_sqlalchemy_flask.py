@@ -84,7 +84,7 @@ def parts(site: Flask) -> tuple[Any, DBOptimizer]:
 def keen(dbopt: DBOptimizer) -> None:
     """Keep whatever costs more than nothing."""
     for database in dbopt.optimizer.databases.values():
-        database.shelf.worth = 0.0
+        database.road.notable = database.shelf.worth = 0.0
 
 
 def calls(dbopt: DBOptimizer, part: str) -> int:

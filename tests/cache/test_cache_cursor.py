@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flask_dbopt.cache.cache import Cache, Kept, Ticket
-from flask_dbopt.connection import Road
 from flask_dbopt.engines.sqlite.connector import Arguments, SQLiteConnector
+from flask_dbopt.engines.sqlite.road import Road
 from flask_dbopt.engines.sqlite.tuning import Tuning
 
 if TYPE_CHECKING:
@@ -30,9 +30,10 @@ class Drive:
         self.shelf = cache.shelf("default", bench.watcher)
         self.answers: list[type] = []
         self.told: list[tuple[Any, ...]] = []
-        self.connector = SQLiteConnector(
-            bench.path, Tuning({}), Road(self._look, self.shelf.worthy, self._learn, lambda *record: list(record))
-        )
+        road = Road()
+        road.look, road.worthy, road.learn = self._look, self.shelf.worthy, self._learn
+        road.notable = self.shelf.worth
+        self.connector = SQLiteConnector(bench.path, Tuning({}), road)
         self.connection, _ = self.connector.open(Arguments())
         self.connector.lend(self.connection, lambda connection: None)
 

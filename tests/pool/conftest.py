@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from flask_dbopt.engines.sqlite.connector import Arguments, SQLiteConnector
+from flask_dbopt.engines.sqlite.road import Road
 from flask_dbopt.engines.sqlite.tuning import Tuning
 from flask_dbopt.pool.pool import Pool
 from flask_dbopt.settings import SQLITE_PRAGMAS
@@ -25,17 +26,15 @@ class Clock:
         return self.now
 
 
-class Road:
+class Watched(Road):
     """A road with nobody on it, but a list of what passed."""
 
-    look = None
-
     def __init__(self) -> None:
+        super().__init__()
         self.passed: list[list[Any]] = []
+        self.record = self._note
 
-    def learn(self, sql: str, seconds: float) -> None: ...
-
-    def record(self, *record: Any) -> list[Any]:
+    def _note(self, *record: Any) -> list[Any]:
         self.passed.append(list(record))
         return self.passed[-1]
 
@@ -46,8 +45,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def road() -> Road:
-    return Road()
+def road() -> Watched:
+    return Watched()
 
 
 @pytest.fixture
@@ -64,7 +63,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def connector(path: Path, road: Road) -> SQLiteConnector:
+def connector(path: Path, road: Watched) -> SQLiteConnector:
     return SQLiteConnector(path, Tuning(SQLITE_PRAGMAS), road)
 
 

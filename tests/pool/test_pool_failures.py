@@ -124,13 +124,10 @@ def test_a_disk_that_is_really_full_leaves_committed_rows_and_a_working_pool(pat
     script = """
 import resource, signal, sqlite3, sys
 from flask_dbopt.engines.sqlite.connector import Arguments, SQLiteConnector
+from flask_dbopt.engines.sqlite.road import Road
 from flask_dbopt.engines.sqlite.tuning import Tuning
 from flask_dbopt.pool.pool import Pool
 from flask_dbopt.settings import SQLITE_PRAGMAS
-class Road:
-    look = None
-    def learn(self, *_): ...
-    def record(self, *record): return list(record)
 pool = Pool("full", SQLiteConnector(sys.argv[1], Tuning(SQLITE_PRAGMAS), Road()), maximum=1)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 connection = pool.lend(Arguments()); connection.execute("INSERT INTO word (text) VALUES ('kept')"); connection.commit()

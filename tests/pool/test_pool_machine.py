@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from flask_dbopt.engines.sqlite.connector import Arguments, SQLiteConnector
+from flask_dbopt.engines.sqlite.road import Road
 from flask_dbopt.engines.sqlite.tuning import Tuning
 from flask_dbopt.errors import ConnectionReturned, DBOptError, PoolTimeout
 from flask_dbopt.pool.pool import Pool
@@ -23,15 +24,6 @@ from flask_dbopt.pool.upkeep import Upkeep
 from flask_dbopt.settings import SQLITE_PRAGMAS
 
 KEYS = (Arguments(check_same_thread=False), Arguments(check_same_thread=False, detect_types=1))
-
-
-class Road:
-    look = None
-
-    def learn(self, sql: str, seconds: float) -> None: ...
-
-    def record(self, *record: Any) -> list[Any]:
-        return list(record)
 
 
 class Loan:

@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from flask_dbopt.engines.protocol import Condition, Identity
 from flask_dbopt.engines.sqlite.connection import Connection, Returned, forget_fault, joined_connection
-from flask_dbopt.engines.sqlite.cursor import Road
+from flask_dbopt.engines.sqlite.road import Road
 from flask_dbopt.engines.sqlite.tuning import Fault, Tuning
 from flask_dbopt.engines.sqlite.turns import Turns
 from flask_dbopt.engines.sqlite.watcher import pinned
@@ -154,6 +154,7 @@ class SQLiteConnector:
         connection._precede = turns.precede if turns is not None and turns.wants is not None else None
         connection._bypasses = not self._is_shared
         connection._road = self._road
+        connection._ordinary = self._road.ordinary if connection._precede is None else frozenset()
 
     def tune_again(self, connection: Connection) -> None:
         """Tune a connection that could not be when it was opened: the file was empty, or locked.
@@ -234,8 +235,8 @@ class SQLiteConnector:
         connection.row_factory = None
         connection.text_factory = str
         try:
-            if connection._cursors:
-                connection.close_cursors()
+            if not connection.close_cursors():
+                return Condition.UNFIT
             if connection.in_transaction:
                 _rollback(connection)
                 condition = Condition.ROLLED_BACK

@@ -7,52 +7,28 @@ next statement.
 
 from __future__ import annotations
 
-import logging
 import operator
 import sqlite3
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from threading import get_ident
-from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from collections.abc import Callable, Iterable, Iterator
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, cast
 
-from flask_dbopt.engines.protocol import Identity
-from flask_dbopt.engines.sqlite.statements import Kind, kind_of, may_alter
+from flask_dbopt.engines.sqlite.road import (
+    Answer,
+    Description,
+    Road,
+    announce,
+    do_without,
+    note,
+    note_fault,
+    note_slow,
+    notice,
+    run,
+)
+from flask_dbopt.engines.sqlite.statements import may_alter
 
 if TYPE_CHECKING:
     from flask_dbopt.engines.sqlite.connection import Connection
-
-log = logging.getLogger("flask_dbopt")
-
-Description = tuple[tuple[Any, ...], ...]
-
-
-class Answer(Protocol):
-    """What a look-up gives: kept rows, or (``rows`` is None) a ticket to keep the rows of this run."""
-
-    rows: tuple[Any, ...] | None
-    description: Description | None
-    max_rows: int
-
-    def begin(self) -> Any: ...
-
-    def keep(self, rows: Sequence[Any], description: Description) -> Any: ...
-
-
-class Road(Protocol):
-    """What happens before and after each statement; the hall makes one for each database."""
-
-    look: Callable[[str, Any, Any, Identity | None], Answer | None] | None
-    """``look(sql, parameters, factories, identity)``; None where there is no cache."""
-
-    worthy: Container[str]
-    """The statements that are looked up at all."""
-
-    learn: Callable[..., Any]
-    """``learn(sql, seconds, seconds told before)``: what a SELECT cost, for the cache to judge its worth."""
-
-    record: Callable[..., list[Any]]
-    """``record(sql, seconds, rows, error, cached, started)``; the record may still grow while its rows are fetched."""
-
 
 _Row = sqlite3.Row
 _execute = sqlite3.Cursor.execute
@@ -61,7 +37,6 @@ _fetchmany = sqlite3.Cursor.fetchmany
 _fetchall = sqlite3.Cursor.fetchall
 _driver_description = sqlite3.Cursor.description.__get__
 _driver_lastrowid = sqlite3.Cursor.lastrowid.__get__
-_SELECT, _ALTERING = Kind.SELECT, Kind.ALTERING
 
 
 class Cursor(sqlite3.Cursor):
@@ -70,73 +45,18 @@ class Cursor(sqlite3.Cursor):
     What goes wrong in the rooms on its road is told, and the app's statement goes on without them.
     """
 
-    __slots__ = ("_made_by", "_position", "_record", "_replayed")
+    __slots__ = ("_made_by", "_parameters", "_position", "_record", "_replayed")
 
     _record: list[Any] | None
+    _parameters: Any
+    """Of the statement that runs, where slow ones are kept with them."""
     _replayed: Answer
     _made_by: Any
     """The row factory that made the rows it replays: None or ``sqlite3.Row``."""
     _position: Iterator[Any]
 
     def execute(self, sql: str, parameters: Any = (), /) -> Cursor:
-        connection: Connection = self.connection  # type: ignore[assignment]  # a cast would cost 50 ns
-        road = connection._road
-        if connection._owner is not None and connection._owner != get_ident():
-            connection.check_thread()
-        precede = connection._precede
-        if precede is not None and not precede(connection, sql):
-            precede = None
-        kind = kind_of(sql)
-        ticket: Answer | None = None
-        if kind is _SELECT:
-            look = road.look
-            if (
-                look is not None
-                and sql in road.worthy
-                and not connection._bypasses
-                and self.__class__ is Cursor  # the app's own cursor class keeps its own ways of fetching
-                and not connection.in_transaction
-            ):
-                # Rows of a factory of the app's own are kept as plain ones, and made anew for each reader.
-                factories = (self.row_factory is _Row, connection.text_factory, connection._detect_types)
-                try:
-                    answer = look(sql, parameters, factories, connection._identity)
-                    # Beside a half-read cursor this SELECT would see that one's snapshot.
-                    if answer is not None and answer.rows is None and connection.is_idle():
-                        ticket = answer
-                        ticket.begin()
-                except Exception:  # noqa: BLE001  # ours, so not the app's affair
-                    answer = ticket = None
-                    do_without("the cache")
-                if answer is not None and answer.rows is not None:
-                    return _serve(self, answer, answer.rows, sql)
-        elif kind is _ALTERING:
-            connection.note_altering(sql)
-        start = perf_counter()
-        try:
-            _execute(self, sql, parameters)
-        except Exception as error:
-            self._record = None
-            connection._has_failed = True
-            seconds = perf_counter() - start
-            try:
-                road.record(sql, seconds, -1, type(error).__name__, False, start)
-            except Exception:  # noqa: BLE001
-                do_without("the monitor")
-            if connection._turn is not None:
-                connection.settle()
-            raise
-        seconds = perf_counter() - start
-        if precede is not None:  # the statement ended a transaction
-            connection.settle()
-        try:
-            self._record = road.record(sql, seconds, self.rowcount, None, False, start)
-            if kind is _SELECT and ticket is None and road.look is not None:
-                road.learn(sql, seconds)
-        except Exception:  # noqa: BLE001
-            self._record = None
-            do_without("the monitor")
-        return self if ticket is None else _fill(self, ticket, sql, parameters)
+        return run(self, self.connection, sql, parameters)  # type: ignore[arg-type]  # a cast would cost 50 ns
 
     def executemany(self, sql: str, parameters: Iterable[Any], /) -> Cursor:
         return self._timed(sqlite3.Cursor.executemany, sql, parameters)
@@ -144,32 +64,26 @@ class Cursor(sqlite3.Cursor):
     def executescript(self, sql_script: str, /) -> Cursor:
         return self._timed(sqlite3.Cursor.executescript, sql_script)
 
-    def _timed(self, run: Callable[..., Any], sql: str, *arguments: Any) -> Cursor:
+    def _timed(self, method: Callable[..., Any], sql: str, *arguments: Any) -> Cursor:
         """Run what the cache has no part in."""
         connection = cast("Connection", self.connection)
         road = connection._road
         connection.check_thread()
+        announce(road, sql)
         if not arguments and isinstance(sql, str) and may_alter(sql):  # a script: its first word does not tell
             connection.note_altering(sql)
         if arguments and connection._precede is not None:
             connection._precede(connection, sql)
         self._record = None
         start = perf_counter()
-        error = None
         try:
-            run(self, sql, *arguments)
-        except Exception as raised:
-            error = type(raised).__name__
-            connection._has_failed = True
+            method(self, sql, *arguments)
+        except Exception as error:
+            note_fault(self, connection, sql, start, error)
             raise
-        finally:
-            seconds = perf_counter() - start
-            try:
-                road.record(sql, seconds, -1 if error else self.rowcount, error, False, start)
-            except Exception:  # noqa: BLE001
-                do_without("the monitor")
-            if connection._turn is not None:
-                connection.settle()
+        note(road, sql, start, self.rowcount)
+        if connection._turn is not None:
+            connection.settle()
         return self
 
     def fetchall(self) -> list[Any]:
@@ -187,12 +101,52 @@ class Cursor(sqlite3.Cursor):
         if record[2] < 0:
             record[2] = len(rows)
             road: Road = self.connection._road  # type: ignore[attr-defined]
-            if road.look is not None:
-                try:
-                    road.learn(record[0], seconds, before)
-                except Exception:  # noqa: BLE001
-                    do_without("the cache")
+            if seconds > road.notable:
+                notice(self, road, record, before)
         return rows
+
+    def _may_replay(self) -> bool:
+        """The app's own cursor class keeps its own ways of fetching."""
+        return self.__class__ is Cursor
+
+    def _serve(self, answer: Answer, rows: tuple[Any, ...], sql: str) -> Cursor:
+        """A hit. The driver's part of the cursor lets go of what it had half read, and refuses if it was closed.
+
+        Afterwards the driver's own description is the right one, or None.
+        """
+        if self.lastrowid is None:  # it ran nothing yet
+            _fetchone(self)
+        else:
+            _execute(self, _heading(answer.description))
+        try:
+            cast("Connection", self.connection)._road.record(sql, 0.0, len(rows), None, True, perf_counter())
+        except Exception:  # noqa: BLE001
+            do_without("the monitor")
+        return _begin_replay(self, answer, rows)
+
+    def _fill(self, ticket: Answer, sql: str, parameters: Any) -> Cursor:
+        """Read the rows of a SELECT that just ran, offer them to the cache, and let the app read them from there."""
+        description = cast(Description, self.description)
+        start = perf_counter()
+        try:
+            rows = _raw(self, ticket.max_rows + 1)
+        except Exception:  # noqa: BLE001
+            # A converter or text factory raised, perhaps for a row that the app will not even fetch: let it find out.
+            _execute(self, sql, parameters)
+            return self
+        record = self._record
+        if record is not None:
+            record[1] += perf_counter() - start
+        try:
+            ticket.keep(rows, description)  # also when it has too many: the cache remembers not to ask again soon
+        except Exception:  # noqa: BLE001
+            do_without("the cache")
+        if len(rows) > ticket.max_rows:
+            return _begin_replay(self, cast(Answer, _Ran(description)), _and_onward(self, rows))
+        if record is not None:
+            record[2] = len(rows)
+            note_slow(self, record)
+        return _begin_replay(self, cast(Answer, _Ran(description)), rows)
 
 
 class Replay(Cursor):
@@ -256,22 +210,6 @@ class Replay(Cursor):
         return [_remake(self, row) for row in self._position]
 
 
-def _serve(cursor: Cursor, answer: Answer, rows: tuple[Any, ...], sql: str) -> Cursor:
-    """A hit. The driver's part of the cursor lets go of what it had half read, and refuses if it was closed.
-
-    Afterwards the driver's own description is the right one, or None.
-    """
-    if cursor.lastrowid is None:  # it ran nothing yet
-        _fetchone(cursor)
-    else:
-        _execute(cursor, _heading(answer.description))
-    try:
-        cast("Connection", cursor.connection)._road.record(sql, 0.0, len(rows), None, True, perf_counter())
-    except Exception:  # noqa: BLE001
-        do_without("the monitor")
-    return _begin_replay(cursor, answer, rows)
-
-
 def _begin_replay(cursor: Cursor, answer: Answer, rows: Iterable[Any]) -> Cursor:
     cursor._made_by = _Row if cursor.row_factory is _Row else None
     cursor._replayed = answer
@@ -321,30 +259,6 @@ class _Ran:
         self.description = description
 
 
-def _fill(cursor: Cursor, ticket: Answer, sql: str, parameters: Any) -> Cursor:
-    """Read the rows of a SELECT that just ran, offer them to the cache, and let the app read them from there."""
-    description = cast(Description, cursor.description)
-    start = perf_counter()
-    try:
-        rows = _raw(cursor, ticket.max_rows + 1)
-    except Exception:  # noqa: BLE001
-        # A converter or text factory raised, perhaps for a row that the app will not even fetch: let it find out.
-        _execute(cursor, sql, parameters)
-        return cursor
-    record = cursor._record
-    if record is not None:
-        record[1] += perf_counter() - start
-    try:
-        ticket.keep(rows, description)  # also when it has too many: the cache remembers not to ask again soon
-    except Exception:  # noqa: BLE001
-        do_without("the cache")
-    if len(rows) > ticket.max_rows:
-        return _begin_replay(cursor, cast(Answer, _Ran(description)), _and_onward(cursor, rows))
-    if record is not None:
-        record[2] = len(rows)
-    return _begin_replay(cursor, cast(Answer, _Ran(description)), rows)
-
-
 def _and_onward(cursor: Cursor, rows: list[Any]) -> Iterator[Any]:
     """The rows already read, then the rest from the database, as the driver makes them."""
     yield from rows
@@ -361,14 +275,3 @@ def _raw(cursor: Cursor, count: int) -> list[Any]:
         return _fetchmany(cursor, count)
     finally:
         cursor.row_factory = factory
-
-
-_told: dict[str, float] = {}
-
-
-def do_without(room: str) -> None:
-    """A room of ours failed. Say so, but not at each statement."""
-    now = monotonic()
-    if now - _told.get(room, -60.0) >= 60.0:
-        _told[room] = now
-        log.exception("%s failed; statements run without it", room)

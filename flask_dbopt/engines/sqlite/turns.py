@@ -15,7 +15,7 @@ from threading import get_ident
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
-from flask_dbopt.engines.sqlite.cursor import do_without
+from flask_dbopt.engines.sqlite.road import do_without, note
 
 if TYPE_CHECKING:
     from flask_dbopt.engines.sqlite.connection import Connection
@@ -106,16 +106,14 @@ class Turns:
     def begin(self, connection: Connection, request: Request | None = None) -> None:
         """``BEGIN IMMEDIATE`` when it is this connection's turn; WriterTimeout when that does not come."""
         start = perf_counter()
-        error = None
         try:
             self._enter(connection)
             _run(connection, "BEGIN IMMEDIATE")
-        except BaseException as raised:
-            error = type(raised).__name__
+        except BaseException as error:
+            note(connection._road, "BEGIN IMMEDIATE", start, -1, error)
             self.settle(connection)
             raise
-        finally:
-            connection.note("BEGIN IMMEDIATE", perf_counter() - start, error, start)
+        note(connection._road, "BEGIN IMMEDIATE", start, -1)
         connection._begun_for = request
         connection._changes_at_begin = _total_changes(connection)
 
