@@ -27,9 +27,8 @@ def rounded(rows: float, figures: int = 3) -> int:
 
 
 def about(rows: float) -> str:
-    """An estimate of few words: ``about 1 row``, ``about 41,000 rows``."""
-    count = max(1, rounded(rows, 2))
-    return f"about {count:,} row{'' if count == 1 else 's'}"
+    """An estimate in figures that do not look exact: ``about 41,000``."""
+    return f"about {max(1, rounded(rows, 2)):,}"
 
 
 class CountedTables(Mapping[str, Table]):
