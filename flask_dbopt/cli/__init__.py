@@ -8,7 +8,7 @@ import click
 
 VERBS = (
     "stats", "monitor", "optimize", "advise", "explain", "cache",
-    "backup", "backups", "restore", "config", "doctor", "worker",
+    "backup", "backups", "restore", "config", "doctor", "audit", "worker",
 )  # fmt: skip
 
 

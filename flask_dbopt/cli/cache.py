@@ -60,8 +60,10 @@ def clear(screen: Screen, database: str | None) -> None:
     """Make every worker forget its kept results of a database."""
     from flask_dbopt.cli import target as targets
 
-    one = targets.database(target().optimizer, database)
+    optimizer = target().optimizer
+    one = targets.database(optimizer, database)
     _announce(one)
+    optimizer.audit.note("cache.clear", database=one.name, workers="all")
     screen.data({"database": one.name, "cleared": True})
     screen.say(f"Every worker drops its kept results of {one.name} at its next look.")
 
@@ -73,12 +75,14 @@ def invalidate(screen: Screen, tables: tuple[str, ...], database: str | None) ->
     """Make every worker forget the kept results that read these tables."""
     from flask_dbopt.cli import target as targets
 
-    one = targets.database(target().optimizer, database)
+    optimizer = target().optimizer
+    one = targets.database(optimizer, database)
     known = set(one.planner.tables()) if one.planner is not None else set()
     for table in tables:
         if table.lower() not in known:
             raise DBOptError(f"{one.name} has no table {table!r}", hint=f"it has {', '.join(sorted(known)) or 'none'}")
     _announce(one)
+    optimizer.audit.note("cache.invalidate", database=one.name, tables=tables, workers="all")
     screen.data({"database": one.name, "invalidated": list(tables)})
     screen.say(
         f"Every worker drops its kept results of {one.name} at its next look "

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flask_dbopt.audit.chain import Verdict
 from flask_dbopt.cli.terminal import size, span
 from flask_dbopt.engines.sqlite import maintenance
 
@@ -141,6 +142,16 @@ def admin(enabled: bool, token: bool, debug: bool, url: str) -> Finding:
         return Finding("admin page", NOTE, f"{url} is open to this machine alone, in debug mode", hint)
     hint = "set DBOPT_ADMIN_TOKEN"
     return Finding("admin page", NOTE, f"{url} is closed, unless the app has a hook of its own", hint)
+
+
+def audit(path: Path | None, verdict: Verdict | None, problem: str) -> Finding:
+    """Whether the audit log is whole, and can be written."""
+    if verdict is None or problem:
+        return Finding("audit log", PROBLEM, f"{path}: {problem}", "let the app's user read and write it")
+    if not verdict.intact:
+        hint = "somebody changed it; compare it with a copy, and with heads that you have kept elsewhere"
+        return Finding("audit log", PROBLEM, f"{path}: {verdict}", hint)
+    return Finding("audit log", OK, f"{path}: {verdict}")
 
 
 def limits(workers: int, pool_max: int, databases: int, allowed: int) -> Finding:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flask_dbopt.audit.audit import Audit
 from flask_dbopt.cli import checks
 from flask_dbopt.cli.checks import Finding
 from flask_dbopt.cli.target import Target, target
@@ -68,8 +69,19 @@ def findings(who: Target) -> Iterator[Finding]:
         settings.backup_interval_hours,
     )
     yield checks.admin(settings.admin_enabled, settings.admin_token is not None, who.app.debug, settings.admin_url)
+    for path in {optimizer.audit.path, optimizer.backup_dir / "audit.log"}:
+        if path is not None and (path == optimizer.audit.path or path.exists()):
+            yield _of_audit(optimizer.audit if path == optimizer.audit.path else Audit(path))
     for notice in optimizer.notices():
         yield Finding("optimizer", checks.NOTE, notice)
+
+
+def _of_audit(audit: Audit) -> Finding:
+    try:
+        verdict = audit.verdict()
+    except OSError as error:
+        return checks.audit(audit.path, None, audit.problem or str(error))
+    return checks.audit(audit.path, verdict, audit.problem)
 
 
 def _of_file(who: Target, one: Database, path: Path) -> Iterator[Finding]:

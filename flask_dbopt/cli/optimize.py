@@ -15,6 +15,7 @@ from flask_dbopt.cli.advise import apply, show, undo
 from flask_dbopt.cli.target import advisor_of, target
 from flask_dbopt.cli.target import database as named
 from flask_dbopt.cli.terminal import FINDING, FINE, Screen, number, size, verb
+from flask_dbopt.deeds import DONE, FAILED
 from flask_dbopt.errors import DBOptError
 
 if TYPE_CHECKING:
@@ -57,6 +58,9 @@ def command(screen: Screen, database: str | None, build: bool, vacuum: bool, dry
     for one, path in files:
         screen.say(one.name, style="bold")
         done = [_perform(screen, deed, dry_run, yes) for deed in _deeds(optimizer, one, path, vacuum)]
+        for each in done if not dry_run else ():
+            outcome = DONE if each["done"] else FAILED
+            optimizer.audit.note("database.optimize", outcome, database=one.name, **_some(each, "name", "result"))
         advice = _advice(screen, one, build, dry_run, yes)
         left += sum(not each["applied"] for each in advice)
         told.append({"database": one.name, "deeds": done, "recommendations": advice})
@@ -72,6 +76,10 @@ def command(screen: Screen, database: str | None, build: bool, vacuum: bool, dry
 
     screen.data({"dry_run": dry_run, "databases": told, "findings": [as_dict(each) for each in found]})
     return FINDING if left or checks.has_problem(found) else FINE
+
+
+def _some(told: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: told[name] for name in names}
 
 
 def _deeds(optimizer: Optimizer, one: Database, path: Path, vacuum: bool) -> list[Deed]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flask_dbopt.audit.audit import Audit
 from flask_dbopt.backup.restore import choose
 from flask_dbopt.cli.target import backups_of, database, target
 from flask_dbopt.cli.terminal import Screen, at, size, span, verb
@@ -86,7 +87,9 @@ def _open(where: str | None, folder: Path | None) -> tuple[Backups, str]:
     from flask_dbopt.engines.sqlite.snapshotter import SQLiteSnapshotter
 
     file = Path(where or "none").absolute()
-    return open_folder(folder, snapshotter=SQLiteSnapshotter(file), live=where is not None), str(file)
+    audit = Audit(folder.absolute() / "audit.log")  # no app says where its own is
+    window = SQLiteSnapshotter(file)
+    return open_folder(folder, snapshotter=window, live=where is not None, emit=audit.emit), str(file)
 
 
 def _chosen(records: tuple[BackupRecord, ...], identity: str | None, moment: str | None, undo: bool) -> BackupRecord:

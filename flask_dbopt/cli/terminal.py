@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sqlite3
 import sys
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from flask_dbopt.audit.actor import Actor, acting, system_user
 from flask_dbopt.errors import DBOptError
 
 if TYPE_CHECKING:
@@ -38,7 +40,8 @@ class Verb(click.Command):
     def invoke(self, ctx: click.Context) -> NoReturn:
         as_json = ctx.params.pop("as_json")
         try:
-            code = ctx.invoke(self.callback or _nothing, Screen(as_json), **ctx.params)
+            with acting(_caller(ctx)):
+                code = ctx.invoke(self.callback or _nothing, Screen(as_json), **ctx.params)
         except (click.exceptions.Exit, click.UsageError):
             raise
         except click.Abort:
@@ -51,6 +54,12 @@ class Verb(click.Command):
             complain(message, hint, as_json=as_json)
             code = FAILURE
         ctx.exit(code or FINE)
+
+
+def _caller(ctx: click.Context) -> Actor:
+    """Whoever types the command, as the system knows him; behind sudo also who he was before."""
+    command = ctx.command_path.rpartition("db-opt ")[2]
+    return Actor("cli", user=system_user(), sudo=os.environ.get("SUDO_USER"), command=command)
 
 
 def _nothing(screen: Screen) -> None:
