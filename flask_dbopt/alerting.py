@@ -46,9 +46,8 @@ class Tidings:
         self._emit = emit
         self._app = app
         self._version = version
-        self.count: Callable[[str], None] = _nobody
-        self.due: Callable[[str], float | None] = _never
-        """When the backup of a database was due."""
+        self._count: Callable[[str], None] = _nobody
+        self._due: Callable[[str], float | None] = _never
         self.page: str | None = None
         """The admin page's address, where it is known."""
         self.courier: Courier | None = None
@@ -57,17 +56,21 @@ class Tidings:
                 settings.alert_webhook, agent=f"Flask-DBOpt/{version}", secret=settings.alert_webhook_secret
             )
 
+    def heed(self, count: Callable[[str], None], due: Callable[[str], float | None]) -> None:
+        """``count`` keeps the counters; ``due`` tells when a database's backup was due."""
+        self._count, self._due = count, due
+
     def __call__(self, name: str, **details: Any) -> None:
         counter = COUNTED.get(name)
         if counter is not None:
-            self.count(counter.format_map({key: _plain(value) for key, value in details.items()}))
+            self._count(counter.format_map({key: _plain(value) for key, value in details.items()}))
         self._emit(name, **details)
         if name in ("alert_raised", "alert_resolved"):
             self._tell_on(name.removeprefix("alert_"), details["alert"])
 
     def _tell_on(self, event: str, alert: Alert) -> None:
         if alert.rule == "backup_overdue" and event == "raised":
-            self._emit("backup_missed", database=alert.subject, due=self.due(alert.subject))
+            self._emit("backup_missed", database=alert.subject, due=self._due(alert.subject))
         if self.courier is not None:
             self.courier.post(self.letter(event, alert))
 
@@ -96,6 +99,21 @@ class Tidings:
             "text": f"[{self._app}] alert {event}: {told}" if alert else f"[{self._app}] {told}",
             "by": f"Flask-DBOpt {self._version}",
         }
+
+    def notices(self) -> list[str]:
+        """What does not arrive, as a sentence."""
+        problem = "" if self.courier is None else self.courier.problem
+        return [f"alerts do not reach the webhook: {problem}"] if problem else []
+
+    def close(self) -> None:
+        """Post what still waits, for about a second."""
+        if self.courier is not None:
+            self.courier.close()
+
+    def abandon(self) -> None:
+        """After a fork, in the child: what waits is the parent's to post."""
+        if self.courier is not None:
+            self.courier.abandon()
 
     def test(self) -> Reply | None:
         """Post a test, now and once; None where there is no webhook."""

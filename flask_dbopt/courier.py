@@ -136,8 +136,10 @@ class Courier:
                     self._waiting.popleft()
             if reply.taken:
                 self.problem = ""
-            else:
-                self._note(f"{reply.told}; a message was given up")
+                continue
+            self._note(f"{reply.told}; a message was given up")
+            if self._closed:
+                return
 
     def _note(self, told: str) -> None:
         if told != self.problem:
@@ -158,7 +160,8 @@ class Courier:
                 return True, f"answered {response.status}", False
         except urllib.error.HTTPError as error:
             error.close()
-            return False, f"answered {error.code}", error.code >= 500 or error.code in _LATER
+            moved = ", a redirect elsewhere, which is not followed" if 300 <= error.code < 400 else ""
+            return False, f"answered {error.code}{moved}", error.code >= 500 or error.code in _LATER
         except (OSError, HTTPException, ValueError) as error:
             reason = getattr(error, "reason", None) or error
             # Never the whole error: some name the address.
