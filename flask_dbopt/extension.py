@@ -26,6 +26,7 @@ from flask_dbopt.monitor.request import CURRENT
 from flask_dbopt.optimizer import Health, Optimizer
 from flask_dbopt.report import Report, build
 from flask_dbopt.settings import resolve
+from flask_dbopt.settings.alert_rules import ALERT_RULES, nearest
 
 if TYPE_CHECKING:
     from flask_dbopt.advisor.advisor import Advisor
@@ -106,6 +107,7 @@ class DBOptimizer:
             if self._engine is not None:
                 self.attach(self._engine)
             if settings.admin_enabled:
+                optimizer.tidings.page = _address(app, settings.admin_url)
                 admin.register(app, optimizer, hook=lambda: self._admin_hook)
         else:
             app.extensions["dbopt_listener"] = Closer(app)
@@ -246,12 +248,17 @@ class DBOptimizer:
         self._admin_hook = check
         return check
 
-    def on_alert(self, rule: str) -> Callable[[Callable[[Alert], object]], Callable[[Alert], object]]:
-        """Call the decorated function with each Alert that ``rule`` raises, in the worker that evaluates alerts."""
+    def on_alert(self, rule: str | None = None) -> Callable[[Callable[[Alert], object]], Callable[[Alert], object]]:
+        """Call the decorated function with each Alert that ``rule`` raises, in the worker that evaluates alerts.
+
+        None or "*": whatever the rule. Raises ConfigurationError when there is no such rule.
+        """
+        if rule not in (None, "*", *ALERT_RULES):
+            raise ConfigurationError(f"there is no alert rule {rule!r}", hint=f"the nearest is {nearest(str(rule))!r}")
 
         def decorate(receiver: Callable[[Alert], object]) -> Callable[[Alert], object]:
             def receive(app: Flask, alert: Alert) -> None:
-                if alert.rule == rule and app in self._optimizers:
+                if rule in (None, "*", alert.rule) and app in self._optimizers:
                     receiver(alert)
 
             self._receivers.append(receive)
@@ -320,6 +327,13 @@ def plain_connection(database: Database, readonly: bool, arguments: dict[str, An
     place, uri = database.connector.target(readonly=readonly)
     connection: sqlite3.Connection = sqlite3.connect(place, **{**arguments, "uri": uri})
     return connection
+
+
+def _address(app: Flask, path: str) -> str | None:
+    """Where ``path`` is found from outside, if the app's config tells."""
+    server, scheme = app.config.get("SERVER_NAME"), app.config.get("PREFERRED_URL_SCHEME") or "http"
+    root = (app.config.get("APPLICATION_ROOT") or "/").rstrip("/")
+    return f"{scheme}://{server}{root}{path}" if server else None
 
 
 def _is_closed(connection: sqlite3.Connection) -> bool:

@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError
@@ -15,14 +14,11 @@ from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakMethod, finalize
 
-from flask_dbopt import forks, signals
-from flask_dbopt.audit.actor import Actor, acting
+from flask_dbopt import alerting, forks, signals
 from flask_dbopt.audit.audit import Audit
-from flask_dbopt.backup.repository import FolderBusy
 from flask_dbopt.cache.cache import Cache
 from flask_dbopt.chronicle import Chronicle
 from flask_dbopt.databases import Database, Databases
-from flask_dbopt.errors import BackupError, DBOptError
 from flask_dbopt.housekeeper import Housekeeper
 from flask_dbopt.lease import Lease
 from flask_dbopt.logs import Bounds, Logs
@@ -31,6 +27,7 @@ from flask_dbopt.monitor.recorder import Recorder
 from flask_dbopt.monitor.request import CURRENT
 from flask_dbopt.settings import Settings
 from flask_dbopt.signals import Emit, silence
+from flask_dbopt.timetable import Timetable
 
 log = logging.getLogger("flask_dbopt")
 
@@ -97,8 +94,9 @@ class Optimizer:
         """What could not be set up, as sentences."""
         self.state_dir = state_dir
         self.backup_dir = backup_dir
-        self.emit = emit
         self.version = _version()
+        self.tidings = alerting.Tidings(emit, name, settings, self.version)
+        self.emit: Emit = self.tidings
         self.schedule: Schedule | None = None
         self.closers: list[Callable[[], None]] = []
         """Called when the optimizer closes, before the rooms do."""
@@ -108,7 +106,7 @@ class Optimizer:
         """… and in each forked child."""
         self._clock = clock
         self._in_background = in_background and settings.enabled
-        self.monitor = Monitor(settings, None if state_dir is None else state_dir / "ledger.db", emit, clock=clock)
+        self.monitor = Monitor(settings, None if state_dir is None else state_dir / "ledger.db", self.emit, clock=clock)
         self.cache = Cache(
             max_entries=settings.cache_max_entries,
             ttl=settings.cache_ttl,
@@ -129,10 +127,15 @@ class Optimizer:
             cache,
             backup_dir=backup_dir,
             build_road=partial(build_road, settings, self.monitor.recorder),
-            emit=emit,
+            emit=self.emit,
             clock=clock,
             is_kept=_weakly(self._is_kept, default=False),
         )
+        self.timetable = Timetable(self.databases, settings.backup_interval_hours, clock)
+        self.tidings.heed(self.monitor.count, self.timetable.due)
+        self.closers.append(self.tidings.close)
+        self.child_duties.append(self.tidings.abandon)
+        alerting.watch(self.monitor, self.databases, settings, state_dir=state_dir, backup_dir=backup_dir)
         days = 86_400.0
         bounds = Bounds(settings.log_max_bytes, settings.log_max_days * days, settings.log_keep)
         folder = log_dir or state_dir
@@ -230,37 +233,8 @@ class Optimizer:
         self.child_duties.append(schedule.abandon)
         if self.settings.backup_enabled:
             # Asked more often than a backup is due, so that one that failed is tried again within the hour.
-            schedule.add("backup", min(self.settings.backup_interval_hours, 1.0), self.back_up, self._until_due)
-
-    def back_up(self) -> None:
-        """Back up every database whose backup is due; one that fails does not keep the others from theirs."""
-        with acting(Actor("scheduler")):
-            self._back_up_all()
-
-    def _back_up_all(self) -> None:
-        for database in list(self.databases.values()):
-            backups = database.backups
-            if backups is None or database.path is None or not database.path.exists():
-                continue
-            try:
-                # A little early counts: the scheduler's clock and ours need not agree to the second.
-                if backups.is_due(self.settings.backup_interval_hours * 0.98, self._clock()):
-                    backups.take()
-            except FolderBusy:
-                continue  # somebody takes one by hand this moment
-            except DBOptError as error:
-                log.warning("%s was not backed up: %s", database.name, error)
-
-    def _until_due(self) -> float:
-        """Seconds until the first database's backup is due: at once, where there is none yet."""
-        now, hours = self._clock(), self.settings.backup_interval_hours
-        due = [now + hours * 3600]
-        for database in self.databases.values():
-            if database.backups is not None:
-                # An unreadable catalog is told of where a backup is taken, and where backups are shown.
-                with suppress(BackupError):
-                    due.append(database.backups.due_at(hours, now))
-        return max(1.0, min(due) - now)
+            often, timetable = min(self.settings.backup_interval_hours, 1.0), self.timetable
+            schedule.add("backup", often, timetable.back_up, timetable.until_due)
 
     def next_backup(self) -> float | None:
         """When the next scheduled backup is due, in unix seconds; None when none is scheduled.
@@ -269,13 +243,13 @@ class Optimizer:
         """
         if self.schedule is None or not self.settings.backup_enabled:
             return None
-        return self._clock() + self._until_due()
+        return self._clock() + self.timetable.until_due()
 
     # --- how it is ---
 
     def notices(self) -> list[str]:
         """Where the optimizer itself is not at its best, as sentences."""
-        told = [*self.unheeded, *self.problems, *self.monitor.notices(), *self.audit.notices()]
+        told = [*self.unheeded, *self.problems, *self.monitor.notices(), *self.audit.notices(), *self.tidings.notices()]
         if self.chronicle.logs is not None:
             told += self.chronicle.logs.notices()
         if self.lease.problem:
@@ -295,9 +269,9 @@ class Optimizer:
     def health(self) -> Health:
         """Whether the databases can be worked with, and what else is not as it should be.
 
-        An alert degrades but leaves ``ok``: a slow query must not make a load balancer take every worker out.
+        A raised alert degrades but leaves ``ok``: a slow query must not make a load balancer take every worker out.
         """
-        alerts = [f"alert: {alert.message}" for alert in self.monitor.alerts() if alert.resolved_at is None]
+        alerts = [f"alert: {alert.message}" for alert in self.monitor.alerts() if alert.state == "raised"]
         missing = [
             f"{database.name}: {database.path} is missing"
             for database in self.databases.values()
