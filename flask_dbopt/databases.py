@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-from weakref import WeakValueDictionary, ref
+from typing import Any, Protocol
+from weakref import WeakSet, WeakValueDictionary, ref
 
 from flask_dbopt.advisor.advisor import Advisor
 from flask_dbopt.backup.backups import Backups
 from flask_dbopt.cache.cache import Cache, Shelf
-from flask_dbopt.engines.protocol import Planner, Watcher
+from flask_dbopt.engines.protocol import Connector, Planner, Watcher
 from flask_dbopt.engines.sqlite.checkpoints import Checkpoints
 from flask_dbopt.engines.sqlite.connector import SQLiteConnector, path_of
 from flask_dbopt.engines.sqlite.planner import SQLitePlanner
@@ -34,6 +34,12 @@ from flask_dbopt.signals import Emit
 
 #: Which optimizer of this process owns a file, for the drop-in module: by absolute path.
 _owners: WeakValueDictionary[str, Database] = WeakValueDictionary()
+
+
+class Counted(Protocol):
+    """A pool as far as its figures go."""
+
+    def stats(self) -> PoolStats: ...
 
 
 @dataclass(eq=False)
@@ -56,12 +62,22 @@ class Database:
     planner: Planner | None = None
     advisor: Advisor | None = None
     backups: Backups | None = None
-    pools: list[Callable[[], PoolStats]] = field(default_factory=list)
-    """Every pool on this database, ours and those that SQLAlchemy keeps."""
+    pools: WeakSet[Counted] = field(default_factory=WeakSet)
+    """Every pool on this database, of raw connections and of engines, for as long as somebody has it."""
+    upkeeps: WeakSet[Upkeep] = field(default_factory=WeakSet)
+    """Who looks after those that are ours."""
 
     def pool_stats(self) -> PoolStats:
-        """All its pools' figures, summed."""
-        return PoolStats.total(stats() for stats in self.pools)
+        """Its pools' figures, summed; one that nobody has asked yet allows nothing beside one that is in use."""
+        every = [pool.stats() for pool in list(self.pools)]
+        in_use = [stats for stats in every if stats.requests_num]
+        return PoolStats.total(in_use or (every if self.pool is None else [self.pool.stats()]))
+
+    @property
+    def engine_pool(self) -> Pool | None:
+        """What an engine's connections come from, the first that is ours; not the pool of raw ones."""
+        ours = (pool for pool in list(self.pools) if isinstance(pool, Pool) and pool is not self.pool)
+        return next(ours, None)
 
 
 class Databases(dict[str, Database]):
@@ -126,7 +142,7 @@ class Databases(dict[str, Database]):
             wal_limit=self._wal_limit,
         )
         if path and settings.enabled:
-            self._fill_pool(database, database.connector)
+            database.pool, database.upkeep = self.build_pool(database, database.connector)
             _owners[path] = _owners[os.path.realpath(path)] = database
         return self._enter(database)
 
@@ -199,28 +215,37 @@ class Databases(dict[str, Database]):
             clock=self._clock,
         )
 
-    def _fill_pool(self, database: Database, connector: SQLiteConnector) -> None:
+    def build_pool(
+        self, database: Database, connector: Connector, *, most_idle: int | None = None, **bounds: Any
+    ) -> tuple[Pool, Upkeep]:
+        """One more pool on ``database``, as the settings want it but for ``bounds``, and who looks after it.
+
+        Whoever asks has to keep both; the database only knows of them. ``most_idle`` None: as many as may be lent.
+        """
         settings = self._settings
-        pool = Pool(
-            database.name,
-            connector,
-            minimum=settings.pool_min,
-            maximum=settings.pool_max,
-            timeout=settings.pool_timeout,
-            max_waiting=settings.pool_max_waiting,
-            max_lifetime=settings.pool_max_lifetime,
-            check_after=settings.pool_check_after,
-            emit=self._emit,
-        )
-        database.pool = pool
-        database.upkeep = Upkeep(
+        wanted: dict[str, Any] = {
+            "minimum": settings.pool_min,
+            "maximum": settings.pool_max,
+            "timeout": settings.pool_timeout,
+            "max_waiting": settings.pool_max_waiting,
+            "max_lifetime": settings.pool_max_lifetime,
+            "check_after": settings.pool_check_after,
+        }
+        wanted.update(bounds)
+        most_idle = wanted["maximum"] if most_idle is None else most_idle
+        wanted["minimum"] = min(wanted["minimum"], most_idle)
+        pool = Pool(database.name, connector, **wanted, emit=self._emit)
+        pool.stock.resize(most_idle)
+        upkeep = Upkeep(
             pool,
             health_interval=settings.pool_health_interval,
             idle_timeout=settings.pool_idle_timeout,
             leak_after=settings.pool_leak_after,
             reconnect_timeout=settings.pool_reconnect_timeout,
         )
-        database.pools.append(pool.stats)
+        database.pools.add(pool)
+        database.upkeeps.add(upkeep)
+        return pool, upkeep
 
 
 #: Requests with these methods change nothing (RFC 9110, 9.2.1).

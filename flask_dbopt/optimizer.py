@@ -193,8 +193,8 @@ class Optimizer:
 
     def _look_after_pools(self, now: float) -> None:
         for database in list(self.databases.values()):
-            if database.upkeep is not None:
-                database.upkeep.sweep(now)
+            for upkeep in list(database.upkeeps):
+                upkeep.sweep(now)
 
     def _checkpoint(self, now: float) -> None:
         """What commits no longer do: one worker moves the WAL into the database for all."""

@@ -7,18 +7,19 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary, ref
 
+from sqlalchemy import Engine, Pool, event
+from sqlalchemy.pool import QueuePool
+
+from flask_dbopt.bridges.sqlalchemy_pool import EngineConnector, FairPool, Lender, successor, suits
 from flask_dbopt.databases import Database
 from flask_dbopt.engines.sqlite.connection import Connection, joined_connection
 from flask_dbopt.engines.sqlite.connector import arguments_of
 from flask_dbopt.errors import ConfigurationError
 from flask_dbopt.optimizer import Optimizer
 from flask_dbopt.pool.stats import PoolStats
-
-if TYPE_CHECKING:
-    from sqlalchemy import Engine, Pool
 
 #: Engines that are looked after already, by anybody in this process.
 _attached: WeakKeyDictionary[Any, _Attachment] = WeakKeyDictionary()
@@ -43,15 +44,13 @@ def find(extension: Any) -> dict[str, Any]:
 
 def attach(optimizer: Optimizer, engine: Any, name: str = "default") -> Database:
     """Look after ``engine``; again, and nothing more happens. ConfigurationError for what is no plain Engine."""
-    from sqlalchemy import Engine
-    from sqlalchemy.pool import QueuePool
-
     if not isinstance(engine, Engine):
         is_async = hasattr(engine, "sync_engine")
         raise ConfigurationError(
             f"attach() takes a SQLAlchemy Engine, not {type(engine).__name__}",
             hint="async engines run their statements where we can't time them" if is_async else "pass create_engine(…)",
         )
+    engine = getattr(engine, "_proxied", engine)  # one with execution options of its own has another's pool
     attachment = _attached.get(engine)
     if attachment is not None and attachment.is_alive():
         return attachment.database_of(optimizer, engine, name)
@@ -59,9 +58,6 @@ def attach(optimizer: Optimizer, engine: Any, name: str = "default") -> Database
         attachment.end(engine)
     database = adopt(optimizer, engine, name)
     _attached[engine] = _Attachment(optimizer, engine, database)
-    if isinstance(engine.pool, QueuePool) and engine.pool.checkedin() and database.connector is not None:
-        # These were opened before we came. Other pools keep theirs: a database in memory is its connection.
-        engine.dispose()
     return database
 
 
@@ -70,17 +66,35 @@ def adopt(optimizer: Optimizer, engine: Engine, name: str) -> Database:
     if engine.dialect.name == "sqlite" and engine.dialect.driver == "pysqlite":
         (place, *_), _ = engine.dialect.create_connect_args(engine.url)
         return optimizer.databases.adopt(name, place or ":memory:")
-    return optimizer.databases.adopt_foreign(name, engine.dialect.name)
+    return optimizer.databases.adopt_foreign(name, engine.dialect.name, partial(_beside_the_pool, ref(engine)))
 
 
-def engine_options(database: Database) -> dict[str, Any]:
-    """Options for ``create_engine`` that make its SQLite connections ours: tuned, timed, answered by the cache."""
-    opener = _Opener(database)
+def _beside_the_pool(engine: ref[Engine]) -> Any:
+    """A connection of the engine's driver that no pool knows of; whoever asks has to close it."""
+    alive = engine()
+    if alive is None:
+        raise ConnectionError("its engine is gone")
+    return alive.pool._creator()  # type: ignore[call-arg]  # what create_engine() gives the pool takes a record or none
 
-    def factory(*arguments: Any, **keywords: Any) -> Any:
-        return opener.open(lambda **ours: Connection(*arguments, **{**keywords, **ours}), keywords)
 
-    return {"connect_args": {"factory": factory}} if database.connector is not None else {}
+def engine_options(optimizer: Optimizer, database: Database) -> dict[str, Any]:
+    """Options for ``create_engine``: connections from a pool of ours, on SQLite tuned, timed, answered by the cache."""
+    options: dict[str, Any] = {}
+    if suits(None, database):
+        options = {"poolclass": FairPool, "lender": lender_of(optimizer, database)}
+    if database.connector is not None:
+        opener = _Opener(database)
+
+        def factory(*arguments: Any, **keywords: Any) -> Any:
+            return opener.open(lambda **ours: Connection(*arguments, **{**keywords, **ours}), keywords)
+
+        options["connect_args"] = {"factory": factory}
+    return options
+
+
+def lender_of(optimizer: Optimizer, database: Database) -> Lender:
+    """Makes pools on ``database``, as the app's settings want them."""
+    return partial(optimizer.databases.build_pool, database, EngineConnector(database))
 
 
 class _Opener:
@@ -112,20 +126,39 @@ class _Attachment:
         self._others: WeakKeyDictionary[Optimizer, Database] = WeakKeyDictionary()
         """What other optimizers call its database."""
         self._listeners: list[tuple[str, Callable[..., Any]]] = []
+        self._counter: _Counter | None = None
         self._is_timed = False
-        counter = _Counter(engine, self._time_by_events)
-        self._stats = counter.stats
         if database.connector is None:
             self._time_by_events()
         else:
             self._listen("do_connect", _Opener(database))
+        if suits(engine.pool, database):
+            self._listen("connect", self._look_at)
+            self._lend(optimizer, engine)
+        else:
+            self._count(optimizer, engine)
+
+    def _lend(self, optimizer: Optimizer, engine: Engine) -> None:
+        """Put a pool of ours in the place of the engine's, unless it was made with one."""
+        before: Any = engine.pool
+        if not (isinstance(before, FairPool) and before.lender in self._database.pools):
+            engine.pool = successor(before, lender_of(optimizer, self._database))
+            before.dispose()
+
+    def _count(self, optimizer: Optimizer, engine: Engine) -> None:
+        """Leave the engine the pool that it has, and count what happens there."""
+        counter = self._counter = _Counter(engine, self._look_at)
+        if self._database.connector is not None:
             self._listen("checkin", self._tune_again)
         self._listen("connect", counter.on_connect)
         self._listen("checkout", counter.on_checkout)
         self._listen("invalidate", counter.on_invalidate)
-        database.pools.append(self._stats)
+        self._database.pools.add(counter)
         optimizer.parent_duties.append(partial(self._dispose, close=True))
         optimizer.child_duties.append(partial(self._dispose, close=False))
+        if isinstance(engine.pool, QueuePool) and engine.pool.checkedin() and self._database.connector is not None:
+            # These were opened before we came. Other pools keep theirs: a database in memory is its connection.
+            engine.dispose()
 
     def is_alive(self) -> bool:
         optimizer = self._optimizer()
@@ -141,11 +174,10 @@ class _Attachment:
 
     def end(self, engine: Engine) -> None:
         """Leave the engine as it was, for another optimizer; its connections are opened anew when they come back."""
-        from sqlalchemy import event
-
         for name, listener in self._listeners:
             event.remove(engine, name, listener)
-        self._database.pools.remove(self._stats)
+        if self._counter is not None:
+            self._database.pools.discard(self._counter)
 
     def _tune_again(self, connection: Any, record: Any) -> None:
         """A new database is empty when its first connections are opened: they join WAL once there is something."""
@@ -154,10 +186,13 @@ class _Attachment:
                 self._database.connector.tune_again(connection)
 
     def _listen(self, name: str, listener: Callable[..., Any]) -> None:
-        from sqlalchemy import event
-
         event.listen(self._engine(), name, listener)
         self._listeners.append((name, listener))
+
+    def _look_at(self, connection: Any, record: Any = None) -> None:
+        """A connection that a ``creator=`` of the app's own has opened, or that is from before we came."""
+        if isinstance(connection, sqlite3.Connection) and not isinstance(connection, Connection):
+            self._time_by_events()
 
     def _time_by_events(self) -> None:
         if not self._is_timed:
@@ -177,9 +212,9 @@ class _Attachment:
 class _Counter:
     """A pool that SQLAlchemy keeps, in our figures."""
 
-    def __init__(self, engine: Engine, time_by_events: Callable[[], None]) -> None:
+    def __init__(self, engine: Engine, look_at: Callable[[Any], None]) -> None:
         self._engine = ref(engine)
-        self._time_by_events = time_by_events
+        self._look_at = look_at
         self._requests = self._immediate = self._opened = self._lost = 0
 
     def on_connect(self, connection: Any, record: Any) -> None:
@@ -190,9 +225,7 @@ class _Counter:
         self._requests += 1
         if not record.info.pop(_FRESH, False):
             self._immediate += 1
-        if isinstance(connection, sqlite3.Connection) and not isinstance(connection, Connection):
-            # Opened by a creator= of the app's own, or before we came.
-            self._time_by_events()
+        self._look_at(connection)
 
     def on_invalidate(self, connection: Any, record: Any, error: Any) -> None:
         self._lost += error is not None
@@ -204,7 +237,6 @@ class _Counter:
         most = size + max(0, getattr(pool, "_max_overflow", 0))
         return PoolStats(
             pool_max=most,
-            pool_max_sqlalchemy=most,
             pool_size=max(0, idle + lent),
             pool_available=max(0, idle),
             requests_num=self._requests,

@@ -249,7 +249,7 @@ class Pool:
         """What a lent connection's ``close()`` calls."""
         entry = self.lent.pop(id(connection), None)
         if entry is not None:  # else a child was forked while it was lent: it is the parent's
-            self._receive(entry)
+            self.receive(entry)
 
     def take_back_from(self, context: Any) -> int:
         """Take back whatever was lent to a context that ends; how many were forgotten."""
@@ -271,11 +271,11 @@ class Pool:
         if not is_over(entry):  # given back and lent anew, by other threads, since we looked
             self.lent[number] = entry
             return False
-        self._receive(entry)
+        self.receive(entry)
         return True
 
-    def _receive(self, entry: Entry) -> None:
-        """The end of a loan: the connection goes back to its shelf, or is closed, and its place comes free."""
+    def receive(self, entry: Entry) -> None:
+        """End a loan taken out of ``lent``: the connection is shelved again, or closed, and its place comes free."""
         try:
             condition = self.connector.take_back(entry.connection)
             entry.idle_since = now = self.clock()
