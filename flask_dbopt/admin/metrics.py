@@ -12,6 +12,7 @@ from flask_dbopt.errors import DBOptError
 from flask_dbopt.monitor.figures import Worker
 from flask_dbopt.monitor.request import OUTSIDE
 from flask_dbopt.monitor.totals import Totals, cumulated
+from flask_dbopt.settings.alert_rules import ALERT_RULES
 
 if TYPE_CHECKING:
     from flask_dbopt.optimizer import Optimizer
@@ -187,13 +188,11 @@ def _backups(optimizer: Optimizer, now: float) -> Iterator[Family]:
 
 
 def _alerts(optimizer: Optimizer) -> Iterator[Family]:
-    standing: dict[str, int] = {}
-    for alert in optimizer.monitor.alerts():
-        standing[alert.rule] = standing.get(alert.rule, 0) + (alert.resolved_at is None)
-    yield _gauge("alerts", "Alerts that stand now.").add(sum(standing.values()))
-    by_rule = _gauge("alerts_by_rule", "The same by rule; rules of the last day.")
-    for rule, count in sorted(standing.items()):
-        by_rule.add(count, rule=rule)
+    rules = [alert.rule for alert in optimizer.monitor.alerts() if alert.resolved_at is None]
+    yield _gauge("alerts", "Alerts that stand now, silenced ones too.").add(len(rules))
+    by_rule = _gauge("alerts_by_rule", "The same by rule.")
+    for rule in dict.fromkeys((*ALERT_RULES, *rules)):
+        by_rule.add(rules.count(rule), rule=rule)
     yield by_rule
 
 

@@ -105,7 +105,7 @@ def read(ledger: Ledger, statements: int) -> Totals:
         times.setdefault((what, name), {})[bound] = count
     return Totals(
         endpoints=tuple(
-            EndpointTotal(*row, times=times.get(("request", row[0]), {}))
+            EndpointTotal(*(*row, times.get(("request", row[0]), {})))
             for row in ledger.rows("SELECT * FROM total_endpoint ORDER BY endpoint")
         ),
         statements=tuple(StatementTotal(*row) for row in ledger.rows(schema.READ_COSTLIEST, (statements,))),
