@@ -14,6 +14,7 @@ from weakref import WeakSet, WeakValueDictionary, ref
 from flask_dbopt.advisor.advisor import Advisor
 from flask_dbopt.backup.backups import Backups
 from flask_dbopt.cache.cache import Cache, Shelf
+from flask_dbopt.engines.postgresql.planner import PostgreSQLPlanner
 from flask_dbopt.engines.protocol import Connector, Planner, Watcher
 from flask_dbopt.engines.sqlite.checkpoints import Checkpoints
 from flask_dbopt.engines.sqlite.connector import SQLiteConnector, path_of
@@ -146,9 +147,14 @@ class Databases(dict[str, Database]):
             _owners[path] = _owners[os.path.realpath(path)] = database
         return self._enter(database)
 
-    def adopt_foreign(self, name: str, kind: str) -> Database:
-        """Take care of what an engine we have no windows for runs: its statements are timed."""
+    def adopt_foreign(self, name: str, kind: str, connect: Callable[[], Any] | None = None) -> Database:
+        """Take care of what a server runs: its statements are timed and, on PostgreSQL, explained.
+
+        ``connect()`` opens a connection of the app's driver, beside every pool.
+        """
         database = Database(name=self._free(name), kind=kind)
+        if kind == "postgresql" and connect is not None and self._settings.enabled:
+            self._open_planner(database, PostgreSQLPlanner(connect))
         database.road = self._build_road(database)
         return self._enter(database)
 
@@ -192,16 +198,7 @@ class Databases(dict[str, Database]):
         database.checkpoints = Checkpoints(Path(path), lane, settings.sqlite_wal_limit)
         watcher = database.watcher = SQLiteWatcher(path)
         database.shelf = self._cache.shelf(database.name, watcher)
-        database.planner = SQLitePlanner(path)
-        database.advisor = Advisor(
-            database.planner,
-            self._monitor.workload,
-            min_rows=settings.advisor_min_rows,
-            min_calls=settings.advisor_min_calls,
-            min_seconds=settings.advisor_min_seconds,
-            database=database.name,
-            emit=self._emit,
-        )
+        self._open_planner(database, SQLitePlanner(path))
         database.backups = Backups(
             database.name,
             SQLiteSnapshotter(path),
@@ -213,6 +210,19 @@ class Databases(dict[str, Database]):
             verify=settings.backup_verify,
             emit=self._emit,
             clock=self._clock,
+        )
+
+    def _open_planner(self, database: Database, planner: Planner) -> None:
+        settings = self._settings
+        database.planner = planner
+        database.advisor = Advisor(
+            planner,
+            self._monitor.workload,
+            min_rows=settings.advisor_min_rows,
+            min_calls=settings.advisor_min_calls,
+            min_seconds=settings.advisor_min_seconds,
+            database=database.name,
+            emit=self._emit,
         )
 
     def build_pool(

@@ -165,8 +165,12 @@ class Planner(Protocol):
         """Every table of the main schema by lower-case name, with its indexes."""
         ...
 
+    def hindrance(self) -> str:
+        """Why no index can be tried here; empty where it can."""
+        ...
+
     def trial(self, sql: str, indexes: Sequence[str]) -> Plan:
-        """The plan on a row-less clone of the schema with these CREATE INDEX statements added."""
+        """The plan if these CREATE INDEX statements were carried out; they are not, not in the database."""
         ...
 
     def create(self, index_sql: str) -> None:

@@ -96,6 +96,10 @@ class SQLitePlanner:
             raise self._unavailable(error) from error
         return CountedTables(schema.tables, lambda names: self._rows(schema, names))
 
+    def hindrance(self) -> str:
+        """A clone in memory can always be made."""
+        return ""
+
     def trial(self, sql: str, indexes: Sequence[str]) -> Plan:
         """The plan on a row-less clone in memory: schema and statistics of the database, and these indexes.
 
