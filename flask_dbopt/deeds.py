@@ -28,6 +28,7 @@ DEEDS: dict[str, str] = {
     "admin.sign_in": "somebody was let into the admin page",
     "admin.sign_out": "somebody left it",
     "admin.refuse": "somebody was not let in, or not allowed to change anything",
+    "admin.change": "something was changed on the admin page that has no name of its own here",
     "audit.begin": "the audit log begins",
     "audit.torn": "a line was left half written by a process that was killed",
     "audit.gap": "entries could not be written, and how many",

@@ -24,7 +24,7 @@ LONGEST_SECONDS = 12 * 3600.0
 """… and after half a day in any case."""
 
 Hook = Callable[[], object]
-"""``@dbopt.admin_auth``: called inside the request; a true answer lets the visitor in."""
+"""``@dbopt.admin_auth``: called inside the request; a true answer lets the visitor in, a text also names him."""
 
 _FORWARDED = (
     *("x-forwarded", "x-original-", "forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip"),
@@ -47,6 +47,10 @@ class Admission:
     """Seconds to wait after too many wrong tokens."""
     refused: bool = False
     """A token came with the request, and it was wrong."""
+    name: str = ""
+    """Who the app's own check says that it is."""
+    begins: bool = False
+    """Whether this is the first page of a visit."""
 
 
 class Access:
@@ -86,8 +90,9 @@ class Access:
         signed_in = self._signed_in(request)
         if signed_in:
             return signed_in
-        if hook is not None and _holds(hook):
-            return self._visitor(request, "hook")
+        answer = None if hook is None else _asked(hook)
+        if answer:
+            return self._visitor(request, "hook", answer if isinstance(answer, str) else "")
         if self.token is None:
             return Admission("closed")
         if refused and not wait:
@@ -151,9 +156,11 @@ class Access:
         kept = self._read_cookie("sign-in", request)
         return Admission("open", "cookie", *kept) if kept else None
 
-    def _visitor(self, request: Request, by: Literal["hook", "debug"]) -> Admission:
-        kept = self._read_cookie("visit", request) or (secrets.token_urlsafe(12), self._clock())
-        return Admission("open", by, *kept)
+    def _visitor(self, request: Request, by: Literal["hook", "debug"], name: str = "") -> Admission:
+        kept = self._read_cookie("visit", request)
+        begins = kept is None
+        nonce, since = kept or (secrets.token_urlsafe(12), self._clock())
+        return Admission("open", by, nonce, since, name=name, begins=begins)
 
     def _read_cookie(self, purpose: str, request: Request) -> tuple[str, float] | None:
         signed = self._signer.read(purpose, request.cookies.get(self.cookie, ""), IDLE_SECONDS)
@@ -191,12 +198,12 @@ def is_same_origin(request: Request) -> bool:
     return origin is None or _host_of(origin) == request.host
 
 
-def _holds(hook: Hook) -> bool:
+def _asked(hook: Hook) -> object:
     try:
-        return bool(hook())
+        return hook()
     except Exception:
         log.exception("the admin_auth hook raised, so the visitor is not let in")
-        return False
+        return None
 
 
 def _host_of(address: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from flask_dbopt.admin import audit
 from flask_dbopt.admin.desk import Missing, Visit
 from flask_dbopt.report import plain
 from flask_dbopt.settings import SETTINGS
@@ -17,6 +18,7 @@ RESOURCES = (
     "cache",
     "backups",
     "alerts",
+    "audit",
     "settings",
     "health",
 )
@@ -38,6 +40,8 @@ def answer(visit: Visit, resource: str) -> Any:
             }
             for name, setting in SETTINGS.items()
         }
+    if resource == "audit":
+        return audit.told(visit)
     if resource == "health":
         return plain(visit.optimizer.health())
     report = visit.report

@@ -23,6 +23,7 @@ TABS = (
     ("cache", "Cache"),
     ("backups", "Backups"),
     ("alerts", "Alerts"),
+    ("audit", "Audit"),
     ("settings", "Settings"),
 )
 

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, Rule
 
-from flask_dbopt.admin import alerts, backups, indexes, overview, pool, queries, settings
+from flask_dbopt.admin import alerts, audit, backups, indexes, overview, pool, queries, settings
 from flask_dbopt.admin import cache as cache_tab
 from flask_dbopt.admin.desk import Done, Page
 
@@ -27,6 +27,7 @@ PAGES: dict[str, Callable[..., Page]] = {
     "cache": cache_tab.show,
     "backups": backups.show,
     "alerts": alerts.show,
+    "audit": audit.show,
     "settings": settings.show,
 }
 """By endpoint; asked for by GET."""

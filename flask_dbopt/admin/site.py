@@ -18,6 +18,8 @@ from flask_dbopt.admin.desk import WINDOWS, Done, Missing, Page, Visit
 from flask_dbopt.admin.exposition import CONTENT_TYPE
 from flask_dbopt.admin.metrics import exposition
 from flask_dbopt.admin.paper import KINDS, render, static_file
+from flask_dbopt.audit.actor import Actor, acting
+from flask_dbopt.deeds import REFUSED
 from flask_dbopt.errors import DBOptError
 from flask_dbopt.report import Report, plain
 
@@ -94,9 +96,18 @@ class Site:
         admission = self.access.admit(request, debug=self.app.debug)
         if admission.door == "closed":
             raise NotFound
+        via = admission.by.replace("cookie", "token")
+        with acting(Actor("page", via=via, name=admission.name, address=request.remote_addr)) as visitor:
+            if admission.refused:
+                self._note_refusal("too many wrong tokens" if admission.wait else "wrong token")
+            return self._respond(admission, visitor)
+
+    def _respond(self, admission: Admission, visitor: Actor) -> Response:
         asked = routes.find(request.path.removeprefix(self.url), request.method)
         try:
             response = self._answer(asked, admission)
+            if asked.endpoint in routes.CHANGES and response.status_code < 400 and not visitor.noted:
+                self.optimizer.audit.note("admin.change", change=asked.endpoint, **asked.arguments)
         except Missing as missing:
             response = self._problem(admission, 404, "Not here", str(missing))
         except HTTPException as fault:
@@ -113,6 +124,8 @@ class Site:
         renews = asked.endpoint not in ("sign_out", "static", "health", "api", "metrics") and not self._is_poll()
         if admission.door == "open" and renews:
             self.access.remember(response, admission, request, self._base())
+            if admission.begins:
+                self.optimizer.audit.note("admin.sign_in")
         return self._sealed(response, lasts=asked.endpoint == "static" and response.status_code == 200)
 
     def _answer(self, asked: routes.Asked, admission: Admission) -> Response:
@@ -186,7 +199,9 @@ class Site:
         tried = self.access.sign_in(request, request.form.get("token", ""))
         if tried.door != "open":
             log.warning("a wrong admin token was given by %s", request.remote_addr)
+            self._note_refusal("too many wrong tokens" if tried.wait else "wrong token")
             return self._refuse(tried)
+        self.optimizer.audit.note("admin.sign_in", by="token")
         response = _see(goal)
         self.access.remember(response, tried, request, self._base())
         return response
@@ -196,6 +211,7 @@ class Site:
             return self._stale(admission)
         response = _see(f"{self._base()}/")
         self.access.forget(response, request, self._base())
+        self.optimizer.audit.note("admin.sign_out")
         return response
 
     # --- paper ---
@@ -256,14 +272,19 @@ class Site:
         response.headers.update(headers)
         return response
 
+    def _note_refusal(self, reason: str) -> None:
+        self.optimizer.audit.note("admin.refuse", REFUSED, reason=reason, page=self._path()[:100])
+
     def _forbidden(self, admission: Admission) -> Response | None:
         if self.optimizer.settings.admin_readonly:
+            self._note_refusal("nothing may be changed here")
             return self._problem(
                 admission, 403, "Nothing may be changed here", "DBOPT_ADMIN_READONLY is on for this app"
             )
         return None if self.access.may_change(request, admission) else self._stale(admission)
 
     def _stale(self, admission: Admission) -> Response:
+        self._note_refusal("a form without its token, or from elsewhere")
         return self._problem(
             admission,
             400,

@@ -58,9 +58,9 @@ def command(screen: Screen, database: str | None, build: bool, vacuum: bool, dry
     for one, path in files:
         screen.say(one.name, style="bold")
         done = [_perform(screen, deed, dry_run, yes) for deed in _deeds(optimizer, one, path, vacuum)]
-        for each in done if not dry_run else ():
-            outcome = DONE if each["done"] else FAILED
-            optimizer.audit.note("database.optimize", outcome, database=one.name, **_some(each, "name", "result"))
+        for told_of in done if not dry_run else ():
+            outcome = DONE if told_of["done"] else FAILED
+            optimizer.audit.note("database.optimize", outcome, database=one.name, **_some(told_of, "name", "result"))
         advice = _advice(screen, one, build, dry_run, yes)
         left += sum(not each["applied"] for each in advice)
         told.append({"database": one.name, "deeds": done, "recommendations": advice})

@@ -14,6 +14,7 @@ from flask.testing import FlaskClient
 
 from flask_dbopt.admin import register
 from flask_dbopt.advisor.advisor import Recommendation
+from flask_dbopt.audit.audit import Audit
 from flask_dbopt.backup.repository import BackupRecord
 from flask_dbopt.cache.cache import CacheStats
 from flask_dbopt.engines.protocol import Index, Plan, Step, Table
@@ -316,6 +317,7 @@ def stage(app: Flask | None = None, report: Report | None = None, *, real_time: 
         databases={"default": database},
         monitor=rooms,
         cache=rooms,
+        audit=Audit(None),
         version="0.1.0",
         health=lambda: Health(True, "degraded" if reasons else "ok", reasons),
     )

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.browser
 Build = Any
 TOKEN = "a-token-of-the-tests-0123456789"
 PAGES = ("", "queries", "queries/bbbbbbbbbbbb", "indexes", "indexes/feedc0ffee01", "pool", "cache", "backups",
-         "alerts", "settings")  # fmt: skip
+         "alerts", "audit", "settings")  # fmt: skip
 ALONE = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--no-first-run"]  # fmt: skip
 

@@ -101,7 +101,7 @@ def test_every_page_is_sound(staged: Any, path: str) -> None:
     assert all(svg.get("aria-label") or svg.get("aria-hidden") for svg in paper.all("svg"))
 
 
-@pytest.mark.parametrize("path", ["", "queries", "indexes", "pool", "cache", "backups", "alerts", "settings"])
+@pytest.mark.parametrize("path", ["", "queries", "indexes", "pool", "cache", "backups", "alerts", "audit", "settings"])
 def test_every_page_teaches_while_there_is_nothing_to_show(fresh: Any, path: str) -> None:
     paper = read(fresh, path)
     assert "No worker has reported yet" in paper.text

@@ -70,7 +70,7 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
     shop.optimizer.close()
 
 
-@pytest.mark.parametrize("path", ["", "queries", "indexes", "pool", "cache", "backups", "alerts", "settings"])
+@pytest.mark.parametrize("path", ["", "queries", "indexes", "pool", "cache", "backups", "alerts", "audit", "settings"])
 def test_every_page_opens_before_the_first_request_of_the_app(shop: Shop, path: str) -> None:
     assert "Flask-DBOpt" in shop.page(path)
 
