@@ -139,7 +139,8 @@ class Advisor:
             return f"No table of {self._min_rows:,} rows or more is read whole, or in large part."
         if read_selects(sql) is None:
             return "Its conditions could not be read, so nothing is advised."
-        return " ".join(self._why_not(sql, plan, finding, tables) for finding in findings)
+        hindrance = self._planner.hindrance()
+        return " ".join(self._why_not(sql, plan, finding, tables, hindrance) for finding in findings)
 
     @deed("index.apply", told={"id": "advice"}, found=lambda advice: {"sql": advice.sql})
     def apply(self, id: str) -> Recommendation:  # noqa: A002 - the public name of what recommend() gives
@@ -167,7 +168,7 @@ class Advisor:
     def _advise(self) -> tuple[Recommendation, ...]:
         deadline = self._clock() + BUDGET
         statements = sorted(filter(self._matters, self._workload()), key=lambda each: -each.seconds)
-        if not statements:
+        if not statements or self._planner.hindrance():
             return ()
         tables = self._planner.tables()
         cases: list[Case] = []
@@ -215,7 +216,7 @@ class Advisor:
 
     # --- why not --------------------------------------------------------------------------------------------
 
-    def _why_not(self, sql: str, before: Plan, finding: Finding, tables: Mapping[str, Table]) -> str:
+    def _why_not(self, sql: str, before: Plan, finding: Finding, tables: Mapping[str, Table], hindrance: str) -> str:
         table = finding.table
         selects = read_selects(sql) or ()
         if not any(aliases_of(select, table) for select in selects):
@@ -226,6 +227,8 @@ class Advisor:
             if index is not None:
                 refusals[f"the index {index.name} begins with {_listed(candidate)} already"] = None
                 continue
+            if hindrance:
+                return f"An index on {table.name} {_listed(candidate)} may help; {hindrance}."
             trial = self._try(sql, before, candidate, tables)
             if not trial.refusal:
                 for advice in self._kept[1] if self._kept else ():
