@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakSet, WeakValueDictionary, ref
@@ -123,6 +124,11 @@ class Databases(dict[str, Database]):
             )
         return found
 
+    def explained(self, name: str, sql: str) -> tuple[str, ...]:
+        """How a database runs a statement, as people read it; () where it cannot say. Nothing is run."""
+        advisor = self[name].advisor if name in self else None
+        return () if advisor is None or advisor.explain(sql).problem else advisor.explained(sql)
+
     def adopt(self, name: str, place: str | os.PathLike[str]) -> Database:
         """Take care of a SQLite file (a path or ``file:`` URI); one that is known already keeps its name."""
         path = path_of(os.fspath(place))
@@ -217,7 +223,7 @@ class Databases(dict[str, Database]):
         database.planner = planner
         database.advisor = Advisor(
             planner,
-            self._monitor.workload,
+            partial(self._monitor.workload, database=database.name),
             min_rows=settings.advisor_min_rows,
             min_calls=settings.advisor_min_calls,
             min_seconds=settings.advisor_min_seconds,
@@ -258,14 +264,14 @@ class Databases(dict[str, Database]):
         return pool, upkeep
 
 
-#: Requests with these methods change nothing (RFC 9110, 9.2.1).
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+#: Requests with these methods change nothing (RFC 9110, 9.2.1). A job has none: it begins as the app has it.
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", ""})
 
 
 def borrower() -> str:
-    """Who asks, for those who wait: the request, or the thread's name."""
+    """Who asks, for those who wait: the request or job, or the thread's name."""
     cost = CURRENT.get()
-    return threading.current_thread().name if cost is None else f"{cost.method} {cost.endpoint}"
+    return threading.current_thread().name if cost is None else str(cost)
 
 
 def changing_request() -> RequestCost | None:

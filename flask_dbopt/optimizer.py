@@ -22,7 +22,7 @@ from flask_dbopt.databases import Database, Databases
 from flask_dbopt.housekeeper import Housekeeper
 from flask_dbopt.lease import Lease
 from flask_dbopt.logs import Bounds, Logs
-from flask_dbopt.monitor.monitor import Monitor
+from flask_dbopt.monitor.monitor import FLUSH_EVERY, Monitor
 from flask_dbopt.monitor.recorder import Recorder
 from flask_dbopt.monitor.request import CURRENT
 from flask_dbopt.settings import Settings
@@ -33,7 +33,6 @@ log = logging.getLogger("flask_dbopt")
 
 #: Seconds between two turns at the lease: after its holder ends, another worker has it within this time.
 LEASE_EVERY = 5.0
-FLUSH_EVERY = 2.0
 UPKEEP_EVERY = 10.0
 CHECKPOINT_EVERY = 2.0
 
@@ -106,6 +105,7 @@ class Optimizer:
         """… and in each forked child."""
         self._clock = clock
         self._in_background = in_background and settings.enabled
+        self._serves = False
         self.monitor = Monitor(settings, None if state_dir is None else state_dir / "ledger.db", self.emit, clock=clock)
         self.cache = Cache(
             max_entries=settings.cache_max_entries,
@@ -131,6 +131,8 @@ class Optimizer:
             clock=clock,
             is_kept=_weakly(self._is_kept, default=False),
         )
+        self.monitor.explain_by(self.databases.explained)
+        self.monitor.attend_by(_weakly(self.attend))
         self.timetable = Timetable(self.databases, settings.backup_interval_hours, clock)
         self.tidings.heed(self.monitor.count, self.timetable.due)
         self.closers.append(self.tidings.close)
@@ -176,6 +178,15 @@ class Optimizer:
     def wake(self) -> None:
         """Start the background work of this process, at its first request; cheap to call at each."""
         if self._in_background:
+            self._serves = True
+            self.housekeeper.wake()
+
+    def attend(self) -> None:
+        """Look after figures and pools in a process that serves no requests.
+
+        What one worker does for all, such as alerts and scheduled backups, is left to those that do.
+        """
+        if self._in_background:
             self.housekeeper.wake()
 
     def _add_chores(self) -> None:
@@ -206,10 +217,12 @@ class Optimizer:
 
     def _is_kept(self) -> bool:
         """Whether the background work of this process goes on."""
-        return self._in_background and self.housekeeper.running
+        return self._serves and self.housekeeper.running
 
     def _take_turn(self, now: float) -> None:
         """What one worker does for all: alerts and scheduled jobs."""
+        if not self._serves:
+            return
         is_leading = self.lease.acquire()
         self.chronicle.leads(is_leading)
         if is_leading:

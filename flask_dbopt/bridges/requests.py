@@ -20,6 +20,7 @@ from flask import (
 )
 from flask.globals import app_ctx
 
+from flask_dbopt.bridges import commands
 from flask_dbopt.errors import DBOptError
 from flask_dbopt.monitor.request import CURRENT
 from flask_dbopt.optimizer import Optimizer
@@ -56,6 +57,8 @@ class Listener:
 def _on_context(app: Flask, **_: Any) -> None:
     listener: Listener = app.extensions[_KEPT]
     try:
+        if listener.optimizer.settings.monitor_enabled:
+            commands.note(app, listener.optimizer)
         listener.settle()
     except Exception as fault:  # the context is half pushed: to raise here would leave it so
         problem = f"the app's databases were not found: {fault}"

@@ -45,6 +45,10 @@ class IntakeSettings(Protocol):
     def monitor_record_params(self) -> bool: ...
 
 
+def _nobody() -> None:
+    """Nobody comes by."""
+
+
 class Intake:
     """One process's recorder and what came of it so far. Hold ``lock`` for all but ``count``."""
 
@@ -58,6 +62,10 @@ class Intake:
     ) -> None:
         self.recorder = Recorder(full=self._relieve, timer=timer)
         self.watch = Watch(timer)
+        self.attend: Callable[[], None] = _nobody
+        """Called where work outside requests begins or piles up: somebody is to come by and sweep."""
+        self.outside = OUTSIDE
+        """What the work of this process outside requests is booked on."""
         self._settings = settings
         self._emit = emit
         self._clock = clock
@@ -68,8 +76,6 @@ class Intake:
         self.lock = threading.RLock()
         self.tally = self.empty()
         """What is folded and not flushed."""
-        self.outside = OUTSIDE
-        """What the work of this process outside requests is called."""
         self.unexplained: deque[tuple[str, str, float]] = deque(maxlen=UNEXPLAINED)
         """Slow statements whose plan nobody looked at yet: database, fingerprint, when."""
         self._repeats = Repeats()
@@ -105,13 +111,16 @@ class Intake:
         return tally
 
     def _relieve(self) -> None:
-        """Too much waits for the sweep: fold a little here, or lose the oldest where even that cannot be."""
+        """Too much waits for the sweep: fold a little here, or lose the oldest where even that cannot be.
+
+        A request may be waiting: no disk, no signal and no log line.
+        """
+        self.attend()
         if self.lock.acquire(blocking=False):
             try:
                 self.fold(self._clock(), limit=BATCH)
             finally:
                 self.lock.release()
-            self.tell()
             return
         recorder = self.recorder
         for waiting in (recorder.loose, recorder.finished, self._counts):
@@ -129,7 +138,7 @@ class Intake:
         self._fold_loose(now, max(1, limit - folded) if limit else 0, sampled, to_the_end)
         if self._samples:
             self._fold_samples(now, to_the_end)
-        for _ in range(len(self._counts)):
+        for _ in range(min(len(self._counts), limit) if limit else len(self._counts)):
             name, amount = self._counts.popleft()
             self.tally.count(name, amount, now)
         if self._dropped:

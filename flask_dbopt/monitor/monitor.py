@@ -32,6 +32,7 @@ from flask_dbopt.monitor.figures import (
 from flask_dbopt.monitor.intake import Intake, IntakeSettings
 from flask_dbopt.monitor.lookout import Lookout, LostUpdate
 from flask_dbopt.monitor.plans import Explain, Plans
+from flask_dbopt.monitor.request import OUTSIDE
 from flask_dbopt.monitor.sums import COMMAND, JOB, Shape, Statements, Steps, is_request, merge_statements, merge_steps
 from flask_dbopt.monitor.tally import Tally
 from flask_dbopt.monitor.tap import Tap
@@ -68,10 +69,6 @@ class _Source:
         self.last: Mapping[str, float] = {}
 
 
-def _nobody() -> None:
-    """Nobody comes by."""
-
-
 def _none() -> Mapping[str, float]:
     return {}
 
@@ -101,8 +98,6 @@ class Monitor:
         self._sources: dict[str, _Source] = {}
         self._plans = Plans(self._intake)
         self._lookout = Lookout(self._intake, self._books, timer)
-        self.attend: Callable[[], None] = _nobody
-        """Called where work outside requests begins, so that somebody comes by to flush it."""
         self._start_anew()
 
     def _start_anew(self) -> None:
@@ -111,7 +106,6 @@ class Monitor:
         self._started = self._clock()
         self._swept = False
         self._flushed: float | None = None
-        self._command_since: float | None = None
 
     # --- what other rooms report ---
 
@@ -135,20 +129,37 @@ class Monitor:
         """Have the plans of slow statements explained so, in the sweep."""
         self._plans.explain = explain
 
+    def attend_by(self, attend: Callable[[], None]) -> None:
+        """Call this where work outside requests begins, or piles up, so that somebody comes by to sweep."""
+        self._intake.attend = attend
+
     def see_by(self, sight: Sight) -> None:
         """Watch for lost updates, seeing by ``sight`` what statements touch."""
         self._intake.watch.sight = sight
 
-    def name_process(self, command: str) -> None:
-        """This process runs a command: what it does outside requests is booked on that."""
-        if not self._intake.outside:
-            self._intake.outside = COMMAND + command
-            self._command_since = self._clock()
+    @contextmanager
+    def command(self, name: str) -> Iterator[None]:
+        """This process runs a command: what it does outside requests is booked on that while the block lasts."""
+        intake, started = self._intake, self._clock()
+        if intake.outside:
+            yield
+            return
+        intake.outside = COMMAND + name
+        try:
+            yield
+        finally:
+            with intake.lock:
+                now = self._clock()
+                intake.fold(now, to_the_end=True)
+                if intake.tally or self._swept:
+                    intake.tally.request(intake.outside, max(0.0, now - started), False, now)
+                intake.outside = OUTSIDE
+            intake.tell()
 
     @contextmanager
     def job(self, name: str) -> Iterator[None]:
         """Book what the block runs on a job of this name: in a thread, a scheduled job, a task of a queue."""
-        self.attend()
+        self._intake.attend()
         cost = self.recorder.begin(JOB + name, "")
         status = None
         try:
@@ -195,8 +206,6 @@ class Monitor:
             now = self._clock()
             self._intake.fold(now, to_the_end=True)
             self._lookout.sweep(self._id, now)
-            if self._command_since is not None and self._intake.tally:
-                self._intake.tally.request(self._intake.outside, max(0.0, now - self._command_since), False, now)
             deadline = time.monotonic() + LAST_FLUSH
             while self._books.outlive and not self._flush(now, heartbeat=False) and time.monotonic() < deadline:
                 pass

@@ -34,8 +34,8 @@ class RequestCost:
         self.status: int | None = None
 
     def __str__(self) -> str:
-        """As it is named where it holds something: ``GET report.year``."""
-        return f"{self.method} {self.endpoint}"
+        """As it is named where it holds something: ``GET report.year``; a job has no method."""
+        return f"{self.method} {self.endpoint}".lstrip()
 
 
 @dataclass(frozen=True, slots=True)
