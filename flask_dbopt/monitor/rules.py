@@ -57,9 +57,7 @@ def _slow_requests(evidence: Evidence, threshold: float) -> Findings:
     for name, (requests, p95) in evidence.endpoints.items():
         if requests >= LEAST_REQUESTS:
             shown = _apart(p95, threshold, 2)
-            message = (
-                f"1 request in 20 of {name} took longer than {shown} s ({requests:,} requests), over {threshold:,g} s"
-            )
+            message = f"1 in 20 of {requests:,} requests of {name} took longer than {shown} s, over {threshold:,g} s"
             yield Finding("slow_requests", name, message, p95, threshold, _above(p95, threshold))
 
 
@@ -119,15 +117,17 @@ def _leaks(evidence: Evidence, threshold: float) -> Findings:
         by_pool.setdefault(pool, {})[borrower] = count
     for pool, borrowers in by_pool.items():
         count, most = sum(borrowers.values()), max(borrowers, key=lambda name: borrowers[name])
-        message = f"{_many(count, 'connection')} of {pool} held too long within an hour, last or most by {most}"
+        held = "1 connection" if count == 1 else f"{count:,.0f} connections"
+        message = f"{held} of {pool} lent for too long within an hour, most of all to {most}"
         yield Finding("connection_leaked", pool, message, count, threshold, count > threshold)
 
 
-def _counted(rule: str, prefix: str, words: str, evidence: Evidence, threshold: float) -> Findings:
-    """So many in an hour, by subject; ``words`` has places for the count and the subject."""
+def _counted(rule: str, prefix: str, one: str, words: str, evidence: Evidence, threshold: float) -> Findings:
+    """So many in an hour, by subject; ``words`` has places for how many and for the subject."""
     for subject, count in _below(evidence.hour, prefix):
-        message = words.format(f"{count:,.0f}", subject or "no request")
-        yield Finding(rule, subject, f"{message}, more than {threshold:,g}", count, threshold, count > threshold)
+        many = f"{count:,.0f} {one}{'' if count == 1 else 's'}"
+        message = f"{words.format(many, subject or 'no request')}, more than {threshold:,g}"
+        yield Finding(rule, subject, message, count, threshold, count > threshold)
 
 
 def _dropped(evidence: Evidence, threshold: float) -> Findings:
@@ -241,17 +241,14 @@ _JUDGES: Mapping[str, Judge] = {
     "disk_free": _room,
     "disk_filling": _filling,
     "lost_update_risk": partial(
-        _counted, "lost_update_risk", "lost_updates.", "{0} updates of {1} may have been lost in an hour"
+        _counted, "lost_update_risk", "lost_updates.", "update", "{0} of {1} may have been lost in an hour"
     ),
     "n_plus_one": partial(
-        _counted, "n_plus_one", "n_plus_one.", "{0} requests of {1} in an hour ran one statement again and again"
+        _counted, "n_plus_one", "n_plus_one.", "request", "{0} of {1} in an hour ran one statement again and again"
     ),
     "table_growth": _growth,
     "suspicious_query": partial(
-        _counted,
-        "suspicious_query",
-        "suspicious.",
-        "in {1}, a request's value reshaped a statement {0} times in an hour",
+        _counted, "suspicious_query", "suspicious.", "statement", "values of requests reshaped {0} of {1} in an hour"
     ),
     "monitor_dropped": _dropped,
     "ledger_memory_only": _ledger,
@@ -324,10 +321,6 @@ def _span(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / length:,.0f} {unit}"
     return f"{seconds / 86_400:,.0f} days"
-
-
-def _many(count: float, one: str) -> str:
-    return f"1 {one} was" if count == 1 else f"{count:,.0f} {one}s were"
 
 
 def _below(counters: Mapping[str, float], prefix: str) -> Iterator[tuple[str, float]]:
