@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from flask_dbopt.cli import VERBS, group
+from flask_dbopt.deeds import DEEDS
 from flask_dbopt.settings import SETTINGS
 from flask_dbopt.signals import _namespace
 
@@ -62,7 +63,14 @@ def signals() -> str:
     return "\n".join([*rows, ""])
 
 
-PAGES = {"settings.md": settings, "cli.md": commands, "signals.md": signals}
+def deeds() -> str:
+    """What the audit log may hold."""
+    rows = ["| deed | meaning |", "| --- | --- |"]
+    rows += [f"| `{name}` | {_cell(meaning)} |" for name, meaning in DEEDS.items()]
+    return "\n".join([*rows, ""])
+
+
+PAGES = {"settings.md": settings, "cli.md": commands, "signals.md": signals, "logs.md": deeds}
 
 
 def _command(command: click.Command, path: str, heading: str) -> list[str]:
