@@ -6,11 +6,11 @@ no check for it, and whoever kept a reference cannot disturb the next borrower.
 
 from __future__ import annotations
 
-import gc
 import sqlite3
 from collections.abc import Callable, Iterable, Set
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cache
+from gc import get_referents
 from threading import get_ident
 from time import perf_counter
 from typing import Any, cast
@@ -92,40 +92,41 @@ class Connection(sqlite3.Connection):
     def commit(self) -> None:
         self.check_thread()
         if self.in_transaction:
-            self._commit(super().commit)
+            self._end("COMMIT", super().commit)
         else:
             super().commit()
 
     def rollback(self) -> None:
         self.check_thread()
-        try:
+        if self.in_transaction:
+            self._end("ROLLBACK", super().rollback)
+        else:
             super().rollback()
-        finally:
             if self._turn is not None:
                 self.settle()
 
     def __exit__(self, *exception: Any) -> Any:
         self.check_thread()
-        if self.in_transaction and exception[0] is None:
-            return self._commit(super().__exit__, *exception)
+        if self.in_transaction:
+            return self._end("COMMIT" if exception[0] is None else "ROLLBACK", super().__exit__, *exception)
         try:
             return super().__exit__(*exception)
         finally:
             if self._turn is not None:
                 self.settle()
 
-    def _commit(self, commit: Callable[..., Any], *arguments: Any) -> Any:
-        """A commit is where SQLite writes and waits: it is timed like a statement."""
+    def _end(self, word: str, method: Callable[..., Any], *arguments: Any) -> Any:
+        """A commit is where SQLite writes and waits: the end of a transaction is timed like a statement."""
         start = perf_counter()
         fault = None
         try:
-            return commit(*arguments)
+            return method(*arguments)
         except Exception as error:
             self._has_failed = True
             fault = error
             raise
         finally:
-            note(self._road, "COMMIT", start, -1, fault)
+            note(self._road, word, start, -1, fault)
             fault = None  # with its traceback it would keep this frame, and the connection in it
             if self._turn is not None:
                 self.settle()
@@ -144,8 +145,12 @@ class Connection(sqlite3.Connection):
             self._turns.settle(self)
 
     def close(self) -> None:
-        self.check_thread()
+        if self._owner is not None and self._owner != get_ident():
+            self.check_thread()
         if self._home is None:
+            with suppress(sqlite3.ProgrammingError):  # closed already
+                if self.in_transaction:
+                    note(self._road, "ROLLBACK", perf_counter(), -1)
             super().close()
             if self._turn is not None and self._turns is not None:
                 self._turns.leave(self)
@@ -189,43 +194,30 @@ class Connection(sqlite3.Connection):
                 except (sqlite3.Error, ValueError):  # its value cannot be read, and so not be put back
                     self._altered = True
 
-    def close_cursors(self) -> bool:
-        """Close every cursor that is still referenced: a half-read one would pin its snapshot.
-
-        False when this interpreter does not tell which there are.
-        """
-        if not _cursors_tell():
-            return False
-        for kept in _cursors_of(self):
-            cursor = kept()
-            if cursor is not None:
-                cursor.close()
-        return True
-
 
 _our_cursor = Connection.cursor
 
 
-def _cursors_of(connection: sqlite3.Connection) -> list[Any]:
-    """Weak references to the connection's cursors, and to its blobs.
+def take_cursors(connection: sqlite3.Connection) -> list[Any] | None:
+    """Its cursors (and blobs) that are still referenced, told once; None when this interpreter does not tell.
 
-    The driver has to know them to close them, and tells the garbage collector of its lists; to keep a list of our own
-    costs each statement 0.3 µs. Emptied, they need not be gone through again when the connection returns the next time.
+    The driver has to know them, to close them with the connection, and tells the garbage collector of its lists of
+    weak references. To keep a list of our own would cost each statement 0.3 µs.
     """
-    found = []
-    for held in gc.get_referents(connection):
-        if type(held) is list:
-            found += held
-            held.clear()
-    return found
+    found: list[Any] = []
+    for held in get_referents(connection):
+        if type(held) is list and held:
+            found += [cursor for kept in held if (cursor := kept()) is not None]
+            held.clear()  # else the dead ones would be gone through again at each return
+    return found if _tells_cursors() else None
 
 
 @cache
-def _cursors_tell() -> bool:
-    """Whether this interpreter's driver does so."""
+def _tells_cursors() -> bool:
     with closing(sqlite3.connect(":memory:")) as trial:
         cursors = [trial.cursor(), trial.execute("SELECT 1")]
-        return [kept() for kept in _cursors_of(trial)] == cursors and not _cursors_of(trial)
+        told = [kept() for held in get_referents(trial) if type(held) is list for kept in held]
+        return told == cursors
 
 
 def forget_fault(connection: sqlite3.Connection) -> None:

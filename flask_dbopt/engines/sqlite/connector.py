@@ -9,12 +9,13 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import get_ident
+from time import perf_counter
 from typing import Any, cast
 from urllib.parse import quote, unquote, urlsplit
 
 from flask_dbopt.engines.protocol import Condition, Identity
-from flask_dbopt.engines.sqlite.connection import Connection, Returned, forget_fault, joined_connection
-from flask_dbopt.engines.sqlite.road import Road
+from flask_dbopt.engines.sqlite.connection import Connection, Returned, forget_fault, joined_connection, take_cursors
+from flask_dbopt.engines.sqlite.road import Road, note
 from flask_dbopt.engines.sqlite.tuning import Fault, Tuning
 from flask_dbopt.engines.sqlite.turns import Turns
 from flask_dbopt.engines.sqlite.watcher import pinned
@@ -73,6 +74,8 @@ class SQLiteConnector:
         self.path = path_of(self.place)
         self._path_bytes = os.fsencode(self.path)
         self.faults: tuple[Fault, ...] = ()
+        self.autocommits = False
+        """Whether a connection was seen that is in no transaction unless the app begins one."""
         """What the newest connection did not take of the tuning."""
         # A query of its own (immutable, nolock, vfs) may make it read another state than everybody else.
         self._is_shared = not (self.place.startswith("file:") and "?" in self.place)
@@ -155,6 +158,11 @@ class SQLiteConnector:
         connection._bypasses = not self._is_shared
         connection._road = self._road
         connection._ordinary = self._road.ordinary if connection._precede is None else frozenset()
+        self._note_autocommit(connection)
+
+    def _note_autocommit(self, connection: Connection) -> None:
+        if connection.isolation_level is None or getattr(connection, "autocommit", False) is True:
+            self.autocommits = True
 
     def tune_again(self, connection: Connection) -> None:
         """Tune a connection that could not be when it was opened: the file was empty, or locked.
@@ -235,10 +243,15 @@ class SQLiteConnector:
         connection.row_factory = None
         connection.text_factory = str
         try:
-            if not connection.close_cursors():
+            cursors = take_cursors(connection)
+            if cursors is None:
                 return Condition.UNFIT
+            for cursor in cursors:  # a half-read one would pin its snapshot
+                cursor.close()
             if connection.in_transaction:
+                start = perf_counter()
                 _rollback(connection)
+                note(connection._road, "ROLLBACK", start, -1)
                 condition = Condition.ROLLED_BACK
             if connection._altered:
                 return Condition.UNFIT
@@ -252,8 +265,10 @@ class SQLiteConnector:
                 connection._bypasses = not self._is_shared
             wanted = connection._arguments.isolation_level
             if connection.isolation_level != wanted:
+                self._note_autocommit(connection)
                 connection.isolation_level = cast(Any, wanted)
-            self.tune_again(connection)
+            if not connection._tuned:
+                self.tune_again(connection)
         except sqlite3.Error:
             return Condition.UNFIT
         return condition
