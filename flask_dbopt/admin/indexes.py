@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from flask_dbopt.admin.desk import Done, Missing, Page, Visit
 from flask_dbopt.advisor.advisor import Recommendation
+from flask_dbopt.databases import Database
 from flask_dbopt.engines.protocol import Table
 from flask_dbopt.errors import DBOptError
 
@@ -20,6 +21,8 @@ class Inventory:
     database: str
     tables: tuple[Table, ...] = ()
     problem: str = ""
+    hindrance: str = ""
+    """Why no index can be tried there."""
 
 
 def show(visit: Visit) -> Page:
@@ -38,27 +41,26 @@ def show(visit: Visit) -> Page:
 
 def confirm(visit: Visit, advice_id: str) -> Page:
     """The last look before an index is built."""
+    advice = _advice(visit, advice_id)
     return Page(
         "indexes",
         "Build an index",
         "index.html",
-        {"report": visit.report, "advice": _advice(visit, advice_id)},
+        {"report": visit.report, "advice": advice, "database": _database(visit, advice_id)},
         live=False,
         windowed=False,
     )
 
 
 def apply(visit: Visit, advice_id: str) -> Done:
-    advice = _advice(visit, advice_id)
-    for database in visit.optimizer.databases.values():
-        advisor = database.advisor
-        if advisor is not None and any(each.id == advice_id for each in advisor.recommend(force=True)):
-            if database.backups is not None:
-                database.backups.take(label=f"before index {advice_id}")
-            advisor.apply(advice_id)
-            log.warning("the admin page built an index: %s", advice.sql)
-            return Done(f"Built: {advice.sql}. Statements prepared from now on can use it.", "indexes")
-    raise Missing(f"the advice {advice_id} is no longer given: the index may exist by now")
+    advice, database = _advice(visit, advice_id), _database(visit, advice_id, anew=True)
+    if database is None or database.advisor is None:
+        raise Missing(f"the advice {advice_id} is no longer given: the index may exist by now")
+    if database.backups is not None:
+        database.backups.take(label=f"before index {advice_id}")
+    database.advisor.apply(advice_id)
+    log.warning("the admin page built an index: %s", advice.sql)
+    return Done(f"Built: {advice.sql}. Statements prepared from now on can use it.", "indexes")
 
 
 def inventories(visit: Visit) -> list[Inventory]:
@@ -72,7 +74,7 @@ def inventories(visit: Visit) -> list[Inventory]:
         except (DBOptError, OSError) as problem:
             found.append(Inventory(name, problem=str(problem)))
         else:
-            found.append(Inventory(name, tuple(tables)))
+            found.append(Inventory(name, tuple(tables), hindrance=database.planner.hindrance()))
     return found
 
 
@@ -81,3 +83,12 @@ def _advice(visit: Visit, advice_id: str) -> Recommendation:
         if each.id == advice_id:
             return each
     raise Missing(f"the advice {advice_id} is not given now: the index may exist by now")
+
+
+def _database(visit: Visit, advice_id: str, *, anew: bool = False) -> Database | None:
+    """The one that the advice is for; ``anew``: as it stands this moment."""
+    for database in visit.optimizer.databases.values():
+        advisor = database.advisor
+        if advisor is not None and any(each.id == advice_id for each in advisor.recommend(force=anew)):
+            return database
+    return None

@@ -112,9 +112,13 @@ class Advisor:
         """How the engine would run ``sql``; nothing is run."""
         return self._planner.explain(sql, params)
 
-    def explained(self, sql: str) -> tuple[str, ...]:
+    def hindrance(self) -> str:
+        """Why nothing is advised for this database, whatever runs; empty where indexes can be tried."""
+        return self._planner.hindrance()
+
+    def explained(self, sql: str, params: Sequence[Any] | Mapping[str, Any] = ()) -> tuple[str, ...]:
         """The plan as people read it, one line a step; or one line that says why there is none."""
-        plan = self._planner.explain(sql)
+        plan = self._planner.explain(sql, params)
         if plan.problem:
             return (plan.problem,)
         tables = self._planner.tables()

@@ -34,7 +34,9 @@ def command(screen: Screen, database: str | None, chosen: str | None, yes: bool)
     screen.data({"database": one.name, "recommendations": [as_dict(advice) for advice in found]})
     for advice in found:
         show(screen, advice)
-    if not found:
+    if not found and advisor_of(one).hindrance():
+        screen.say(f"Nothing is advised for {one.name}: {advisor_of(one).hindrance()}.")
+    elif not found:
         screen.say(
             f"No index would help {one.name}, as far as its statements were recorded. "
             "`flask db-opt explain SQL` tells about one statement."
@@ -82,8 +84,9 @@ def _apply(screen: Screen, one: Database, chosen: str, found: tuple[Recommendati
 
 def apply(screen: Screen, one: Database, advice: Recommendation, *, yes: bool) -> None:
     """Ask, back up, build the index."""
+    waiting = "Writers wait" if one.planner is None or one.planner.writers_wait else "The app goes on"
     screen.confirm(
-        f"{advice.sql}\nWriters wait while {number(advice.rows)} rows are indexed. Build it now?",
+        f"{advice.sql}\n{waiting} while {number(advice.rows)} rows are indexed. Build it now?",
         yes=yes,
     )
     if one.backups is not None:

@@ -159,6 +159,11 @@ class Table:
 class Planner(Protocol):
     """Explains statements and tries indexes, without running anything and without touching the database."""
 
+    @property
+    def writers_wait(self) -> bool:
+        """Whether nobody can write while an index is built."""
+        ...
+
     def explain(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> Plan: ...
 
     def tables(self) -> Mapping[str, Table]:

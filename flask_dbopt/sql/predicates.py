@@ -17,8 +17,8 @@ LONGEST = 10_000
 #: Levels of parentheses read; a parser that calls itself for each one could exhaust the stack.
 DEEPEST = 60
 
-# Quoted text stays; ?1, :name, @name and $name become ?, the only form that the parser takes everywhere.
-_PARAMETERS = re.compile(r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^]]*\])|\?\d+|[:@$]\w+""")
+# Quoted text stays; ?1, :name, @name, $name, %s and %(name)s become ?, the only form that the parser takes everywhere.
+_PARAMETERS = re.compile(r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^]]*\]|::)|\?\d+|[:@$]\w+|%s\b|%\(\w+\)s""")
 
 _FIRST_WORD = re.compile(r"(?:\s|\(|--[^\n]*(?:\n|$)|/\*.*?\*/)*(\w+)", re.DOTALL)
 

@@ -40,6 +40,8 @@ _UNTOLD = "42P18"
 class PostgreSQLPlanner:
     """Looks at one database of a server. Thread-safe: each call works on a connection of its own."""
 
+    writers_wait = False
+
     def __init__(
         self,
         connect: Connect,

@@ -51,7 +51,8 @@ def work(node: Node, rows: float, table: str, *, limited: bool) -> str:
             if ready:
                 some = "as many as LIMIT wants" if limited else about(rows)
                 return f"sorts rows by {by}, {some}: they come in the order of {ready} already"
-            return f"sorts {about(rows)} rows by {by}{', keeping only what LIMIT wants' if limited else ''}"
+            keeps = ", keeping only what LIMIT wants" if limited else ""
+            return f"sorts {about(rows)} row{'s' if rows > 1 else ''} by {by}{keeps}"
         case "Aggregate":
             return _aggregate(node, rows)
         case "Nested Loop":

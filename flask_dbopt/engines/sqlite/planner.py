@@ -54,6 +54,8 @@ _UNWRITABLE = (
 class SQLitePlanner:
     """Looks at one database file. Thread-safe: each call works on a connection of its own."""
 
+    writers_wait = True
+
     def __init__(
         self,
         path: str | Path,
