@@ -219,6 +219,8 @@ def empty(now: float = NOW) -> Report:
 class Rooms:
     """What the tabs ask of a database's rooms. ``asked`` keeps every change that reached them."""
 
+    writers_wait = True
+
     def __init__(self, report: Report) -> None:
         self.report = report
         self.asked: list[tuple[Any, ...]] = []
@@ -235,6 +237,9 @@ class Rooms:
 
     def why_not(self, sql: str) -> str:
         return "`word LIKE ?` may begin with %, and then no index can help"
+
+    def hindrance(self) -> str:
+        return ""
 
     def apply(self, advice_id: str) -> None:
         self._change("apply", advice_id)
