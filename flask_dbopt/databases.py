@@ -16,7 +16,7 @@ from flask_dbopt.advisor.advisor import Advisor
 from flask_dbopt.backup.backups import Backups
 from flask_dbopt.cache.cache import Cache, Shelf
 from flask_dbopt.engines.postgresql.planner import PostgreSQLPlanner
-from flask_dbopt.engines.protocol import Connector, Planner, Watcher
+from flask_dbopt.engines.protocol import Connector, Footprint, Planner, Watcher
 from flask_dbopt.engines.sqlite.checkpoints import Checkpoints
 from flask_dbopt.engines.sqlite.connector import SQLiteConnector, path_of
 from flask_dbopt.engines.sqlite.planner import SQLitePlanner
@@ -107,6 +107,7 @@ class Databases(dict[str, Database]):
         self._emit = emit
         self._clock = clock
         self._is_kept = is_kept
+        monitor.see_by(self)
 
     @property
     def default(self) -> Database | None:
@@ -128,6 +129,16 @@ class Databases(dict[str, Database]):
         """How a database runs a statement, as people read it; () where it cannot say. Nothing is run."""
         advisor = self[name].advisor if name in self else None
         return () if advisor is None or advisor.explain(sql).problem else advisor.explained(sql)
+
+    def footprint(self, database: str, sql: str) -> Footprint | None:
+        """What a statement touches in one of them; None where that cannot be told."""
+        watcher = self[database].watcher if database in self else None
+        return None if watcher is None else watcher.footprint(sql)
+
+    def autocommits(self, database: str) -> bool:
+        """Whether the app has connections to it that are in no transaction unless it begins one."""
+        connector = self[database].connector if database in self else None
+        return connector is not None and connector.autocommits
 
     def adopt(self, name: str, place: str | os.PathLike[str]) -> Database:
         """Take care of a SQLite file (a path or ``file:`` URI); one that is known already keeps its name."""
