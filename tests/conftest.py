@@ -6,7 +6,7 @@ import pytest
 
 from flask_dbopt.monitor.request import CURRENT
 
-pytest_plugins = ["tests.postgres"]
+pytest_plugins = ["tests.postgres", "tests.receiver"]
 
 
 @pytest.fixture(autouse=True)

@@ -36,7 +36,8 @@ def _count(path: Path, seconds: float, most: int, rows: dict[str, int], spans: d
             deadline = min(end, time.monotonic() + seconds / 5)
             connection.set_progress_handler(partial(_is_over, deadline), _STEPS)
             try:
-                rows[table] = connection.execute(f"SELECT count(*) FROM {quoted(table)}").fetchone()[0]  # noqa: S608
+                # Not count(*): SQLite counts those in one step, which nothing interrupts.
+                rows[table] = connection.execute(f"SELECT count(1) FROM {quoted(table)}").fetchone()[0]  # noqa: S608
             except sqlite3.OperationalError:  # interrupted: it is large
                 connection.set_progress_handler(None, 0)
                 span = _span(connection, table)
