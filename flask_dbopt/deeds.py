@@ -10,8 +10,8 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
-DONE, FAILED, REFUSED = "done", "failed", "refused"
-"""How a deed ends. Refused: somebody was not allowed to."""
+DONE, FAILED, REFUSED, ALLOWED = "done", "failed", "refused", "allowed"
+"""How a deed ends. Refused: it was not allowed; allowed: it looked as if it should not have been."""
 
 DEEDS: dict[str, str] = {
     "backup.take": "a backup was taken",
@@ -23,6 +23,8 @@ DEEDS: dict[str, str] = {
     "cache.clear": "all kept results were dropped",
     "cache.invalidate": "the kept results of some tables were dropped",
     "figures.reset": "the recorded figures were forgotten",
+    "alert.silence": "alerts of a rule are told to nobody for a while",
+    "alert.unsilence": "they are told again",
     "statement.refuse": "a statement was refused before it ran",
     "statement.suspect": "a statement looked like an injection, and was let through",
     "admin.sign_in": "somebody was let into the admin page",

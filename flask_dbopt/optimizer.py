@@ -19,6 +19,7 @@ from flask_dbopt.audit.audit import Audit
 from flask_dbopt.cache.cache import Cache
 from flask_dbopt.chronicle import Chronicle
 from flask_dbopt.databases import Database, Databases
+from flask_dbopt.deeds import ALLOWED, REFUSED
 from flask_dbopt.housekeeper import Housekeeper
 from flask_dbopt.lease import Lease
 from flask_dbopt.logs import Bounds, Logs
@@ -171,7 +172,12 @@ class Optimizer:
     def listen(self, sender: object) -> None:
         """Write down what the signals of ``sender``, the app, tell."""
         signals.deed_done.connect(self.audit.hear, sender)
+        signals.suspicious_query.connect(self._note_suspicion, sender)
         self.chronicle.listen(sender)
+
+    def _note_suspicion(self, sender: object, *, blocked: bool = False, **details: Any) -> None:
+        deed, outcome = ("statement.refuse", REFUSED) if blocked else ("statement.suspect", ALLOWED)
+        self.audit.note(deed, outcome, **details)
 
     # --- life in a process ---
 

@@ -201,7 +201,7 @@ class Site:
             log.warning("a wrong admin token was given by %s", request.remote_addr)
             self._note_refusal("too many wrong tokens" if tried.wait else "wrong token")
             return self._refuse(tried)
-        self.optimizer.audit.note("admin.sign_in", by="token")
+        self.optimizer.audit.note("admin.sign_in", via="token")
         response = _see(goal)
         self.access.remember(response, tried, request, self._base())
         return response

@@ -18,7 +18,7 @@ from flask_dbopt.audit.actor import current
 from flask_dbopt.audit.chain import Entry, Head, Verdict
 from flask_dbopt.audit.refusals import Refusals
 from flask_dbopt.audit.trail import Note, Trail
-from flask_dbopt.deeds import DONE, REFUSED
+from flask_dbopt.deeds import ALLOWED, DONE, REFUSED
 
 log = logging.getLogger("flask_dbopt.monitoring")
 
@@ -65,7 +65,7 @@ class Audit:
     # --- writing ---
 
     def note(self, deed: str, outcome: str = DONE, **what: Any) -> None:
-        """Write one deed down before this returns; a refusal shortly after, since anybody may cause many."""
+        """Write one deed down before this returns; what was refused, or looked as if it should be, shortly after."""
         actor = current()
         if actor is not None:
             actor.noted += 1
@@ -73,7 +73,7 @@ class Audit:
         if self._app:
             who["app"] = self._app
         note = Note(self._clock(), deed, outcome, _short(who), _short(what))
-        if outcome == REFUSED:
+        if outcome in (REFUSED, ALLOWED):  # anybody may cause many
             self._refusals.add(note)
         else:
             self._write([*self._refusals.due(note.at), note])

@@ -440,6 +440,7 @@ class Monitor:
         """Every alert rule: its threshold, the worst it finds now, and how many of its alerts stand."""
         return self._evaluation.rules()
 
+    @deed("alert.silence", told={"rule": "rule", "subject": "subject", "hours": "hours", "until": "until", "by": "for"})
     def silence(
         self,
         rule: str,
@@ -456,6 +457,7 @@ class Monitor:
         ends = self._clock() + hours * 3600 if hours is not None else until
         return self._evaluation.silence(rule, subject, ends, by)
 
+    @deed("alert.unsilence", told={"rule": "rule", "subject": "subject"})
     def unsilence(self, rule: str, subject: str | None = None) -> bool:
         """Lift a silence; whether there was one. An alert that still stands is told then."""
         return self._evaluation.unsilence(rule, subject)
