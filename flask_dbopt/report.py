@@ -14,8 +14,9 @@ from flask_dbopt.backup.repository import BackupRecord
 from flask_dbopt.cache.cache import CacheStats
 from flask_dbopt.engines.sqlite import maintenance
 from flask_dbopt.monitor.alerts import Alert
-from flask_dbopt.monitor.figures import EndpointFigures, Point, QueryFigures, Worker
+from flask_dbopt.monitor.figures import EndpointFigures, Point, QueryFigures, RequestFigures, Worker
 from flask_dbopt.monitor.lookout import LostUpdate
+from flask_dbopt.monitor.monitor import LOST_SHOWN
 from flask_dbopt.pool.stats import PoolStats
 from flask_dbopt.pool.writers import Holder, WriterStats, holders_of
 
@@ -93,6 +94,10 @@ class Report:
     """Where the optimizer itself is not at its best: figures in memory only, an unsafe SQLite version…"""
     lost_updates: tuple[LostUpdate, ...] = ()
     """Of each endpoint and table the latest update that may have been lost, the newest first."""
+    requests: tuple[RequestFigures, ...] = ()
+    """Single requests worth a look, the slowest first."""
+    lost_workers: tuple[Worker, ...] = ()
+    """Those that ended without a word within a day, the latest first: their last flush interval is lost."""
 
 
 def build(optimizer: Optimizer, *, since: float | None = None, now: float | None = None) -> Report:
@@ -129,6 +134,8 @@ def build(optimizer: Optimizer, *, since: float | None = None, now: float | None
         alerts=tuple(sorted(monitor.alerts(), key=lambda alert: (alert.resolved_at is not None, -alert.raised_at))),
         notices=tuple(notices),
         lost_updates=tuple(monitor.lost_updates(since)),
+        requests=tuple(monitor.requests(since)),
+        lost_workers=tuple(monitor.lost_workers(at - LOST_SHOWN)),
     )
 
 

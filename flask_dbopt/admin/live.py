@@ -13,6 +13,7 @@ RESOURCES = (
     "report",
     "overview",
     "queries",
+    "requests",
     "indexes",
     "pool",
     "cache",
@@ -45,7 +46,15 @@ def answer(visit: Visit, resource: str) -> Any:
     if resource == "health":
         return plain(visit.optimizer.health())
     report = visit.report
-    covered = {"at": report.at, "since": report.since, "workers": len(report.workers)}
+    covered = {
+        "at": report.at,
+        "since": report.since,
+        "workers": len(report.workers),
+        "lost_workers": [
+            {"pid": each.pid, "host": each.host, "heartbeat": each.heartbeat, "lost_seconds": each.interval}
+            for each in report.lost_workers
+        ],
+    }
     parts: dict[str, Any] = {
         "report": report,
         "overview": {
@@ -56,6 +65,7 @@ def answer(visit: Visit, resource: str) -> Any:
             "alerts": [alert for alert in report.alerts if alert.resolved_at is None],
         },
         "queries": {"queries": report.queries},
+        "requests": {"endpoints": report.endpoints, "requests": report.requests},
         "indexes": {"recommendations": report.recommendations},
         "pool": {"databases": {each.name: each.pool for each in report.databases}},
         "cache": report.cache,
@@ -76,4 +86,5 @@ def _query(visit: Visit, query_id: str) -> Any:
     if query is None:
         raise Missing(f"no statement {query_id} is recorded")
     advice = [each for each in visit.report.recommendations if query_id in each.query_ids]
-    return {**plain(query), "recommendations": plain(advice)}
+    details = visit.optimizer.monitor.details(query_id)
+    return {**plain(query), **plain(details), "recommendations": plain(advice)}

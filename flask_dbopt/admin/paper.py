@@ -18,6 +18,7 @@ _HERE = Path(__file__).parent
 TABS = (
     ("", "Overview"),
     ("queries", "Queries"),
+    ("requests", "Requests"),
     ("indexes", "Indexes"),
     ("pool", "Pool"),
     ("cache", "Cache"),

@@ -58,13 +58,14 @@ def show(visit: Visit) -> Page:
             "sought": sought,
             "some_failed": sort == "errors" or any(query.errors for query in found),
             "slow_ms": visit.settings.monitor_slow_seconds * 1000,
+            "several": len(visit.report.databases) > 1,
         },
     )
 
 
 def holds(query: QueryFigures, sought: str) -> bool:
-    """Whether every word sought stands in the statement or in an endpoint that runs it."""
-    text = " ".join((query.query, *query.endpoints)).lower()
+    """Whether every word sought stands in the statement, in an endpoint that runs it, its place or database."""
+    text = " ".join((query.query, *query.endpoints, query.place or "", query.database)).lower()
     return all(word in text for word in sought.lower().split())
 
 
@@ -75,7 +76,8 @@ def show_one(visit: Visit, query_id: str) -> Page:
     if query is None:
         raise Missing(f"no statement {query_id} is recorded: it was reset, or it is older than the figures kept")
     advice = [each for each in visit.report.recommendations if query_id in each.query_ids]
-    read = readings(visit, query.query, bool(advice))
+    read = readings(visit, query, bool(advice))
+    details = visit.optimizer.monitor.details(query_id)
     return Page(
         "queries",
         "One query",
@@ -89,6 +91,9 @@ def show_one(visit: Visit, query_id: str) -> Page:
             "readings": read,
             "why_not": next((reading.why_not for reading in read if reading.why_not), ""),
             "advice": advice,
+            "details": details,
+            "several": len(visit.report.databases) > 1,
+            "slow_ms": visit.settings.monitor_slow_seconds * 1000,
         },
         live=False,
     )
@@ -130,16 +135,17 @@ def quantiles(query: QueryFigures) -> str:
     )
 
 
-def readings(visit: Visit, sql: str, advised: bool) -> list[Reading]:
-    """The plan in each database that can explain the statement; if none can, why each could not."""
+def readings(visit: Visit, query: QueryFigures, advised: bool) -> list[Reading]:
+    """The plan in the statement's own database, or in each that can explain it where that is not known."""
     found: list[Reading] = []
-    for name, database in visit.optimizer.databases.items():
+    databases = visit.optimizer.databases
+    for name, database in databases.items():
         advisor: Any = database.advisor
-        if advisor is None:
+        if advisor is None or (query.database in databases and name != query.database):
             continue
-        plan = advisor.explain(sql)
+        plan = advisor.explain(query.query)
         found.append(Reading(name, plan))
         if not plan.problem:
-            why = "" if advised else advisor.why_not(sql)
+            why = "" if advised else advisor.why_not(query.query)
             return [replace(found[-1], why_not=why)]
     return found

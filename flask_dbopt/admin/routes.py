@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, Rule
 
-from flask_dbopt.admin import alerts, audit, backups, indexes, overview, pool, queries, settings
+from flask_dbopt.admin import alerts, audit, backups, indexes, overview, pool, queries, requests, settings
 from flask_dbopt.admin import cache as cache_tab
 from flask_dbopt.admin.desk import Done, Page
 
@@ -21,6 +21,7 @@ PAGES: dict[str, Callable[..., Page]] = {
     "overview": overview.show,
     "queries": queries.show,
     "queries_one": queries.show_one,
+    "requests": requests.show,
     "indexes": indexes.show,
     "indexes_one": indexes.confirm,
     "pool": pool.show,

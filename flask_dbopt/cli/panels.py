@@ -26,6 +26,8 @@ def parts(report: Report, *, limit: int) -> Iterator[Any]:
         yield queries(report, limit)
     if report.endpoints:
         yield endpoints(report, limit)
+    if report.requests:
+        yield requests(report, limit)
     if report.databases:
         yield databases(report)
     for notice in report.notices:
@@ -61,14 +63,16 @@ def overview(report: Report) -> Any:
 
 
 def queries(report: Report, limit: int) -> Any:
-    """The costliest statements."""
+    """The costliest statements; their database where there is more than one."""
+    several = len(report.databases) > 1
     return table(
-        ("Id", ">Calls", ">Total", ">Mean", ">p95", ">Rows", ">Cached", "Query"),
+        ("Id", ">Calls", ">Total", ">Mean", ">p95", ">Rows", ">Cached", *(("Database",) if several else ()), "Query"),
         [
             (
                 one.id, number(one.calls), milliseconds(one.total_exec_time),
                 milliseconds(one.mean_exec_time), milliseconds(one.p95), number(one.rows),
-                share(one.cache_hits / one.calls if one.calls else None), _short(one.query),
+                share(one.cache_hits / one.calls if one.calls else None),
+                *((one.database,) if several else ()), _short(one.query),
             )
             for one in report.queries[:limit]
         ],
@@ -79,16 +83,34 @@ def queries(report: Report, limit: int) -> Any:
 def endpoints(report: Report, limit: int) -> Any:
     """The costliest endpoints."""
     return table(
-        ("Endpoint", ">Calls", ">Mean", ">p95", ">Queries each", ">In the database", ">Errors"),
+        ("Endpoint", ">Calls", ">Mean", ">p95", ">Queries each", ">Repeated", ">N+1", ">In the database", ">Errors"),
         [
             (
                 one.endpoint, number(one.calls), milliseconds(one.mean_time), milliseconds(one.p95),
-                f"{one.queries / one.calls:,.1f}" if one.calls else "–",
+                *(f"{amount / one.calls:,.1f}" if one.calls else "–" for amount in (one.queries, one.repeated)),
+                number(one.n_plus_one),
                 share(one.database_time / one.total_time if one.total_time else None), number(one.errors),
             )
             for one in report.endpoints[:limit]
         ],
         title="Endpoints",
+    )  # fmt: skip
+
+
+def requests(report: Report, limit: int) -> Any:
+    """Single requests worth a look, the slowest first."""
+    return table(
+        ("Request", ">Took", ">Queries", ">In the database", "Ran again and again", ">When"),
+        [
+            (
+                f"{one.method} {one.endpoint}".lstrip(), milliseconds(one.time), number(one.queries),
+                milliseconds(one.database_time),
+                ", ".join(f"{group.id} {number(group.calls)} times" for group in one.n_plus_one) or "–",
+                ago(one.at, report.at),
+            )
+            for one in report.requests[:limit]
+        ],
+        title="Requests worth a look",
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import zip_longest
 from math import ceil, sqrt
 
 from flask_dbopt.monitor.figures import (
@@ -117,7 +118,6 @@ def details(runs: Iterable[SlowRun], plans: Iterable[SeenPlan]) -> QueryDetails:
             history[-1] = replace(history[-1], seen=max(plan.seen, history[-1].seen), lines=plan.lines)
         else:
             history.append(plan)
-    ends = [*(plan.since for plan in history[1:]), None]
     return QueryDetails(
         slow_runs=tuple(
             SlowRunFigures(
@@ -132,9 +132,10 @@ def details(runs: Iterable[SlowRun], plans: Iterable[SeenPlan]) -> QueryDetails:
             )
             for run in sorted(runs, key=lambda run: -run.at)
         ),
-        plans=tuple(PlanFigures(plan.since, until, plan.lines) for plan, until in zip(history, ends, strict=True))[
-            ::-1
-        ],
+        plans=tuple(
+            PlanFigures(plan.since, None if later is None else later.since, plan.lines)
+            for plan, later in zip_longest(history, history[1:])
+        )[::-1],
     )
 
 

@@ -117,7 +117,7 @@ class Settings:
 
     monitor_enabled: bool = setting(True, "whether queries and requests are timed")
     monitor_slow_seconds: float = setting(0.1, "from here on a statement is slow", unit="seconds", low=0)
-    monitor_record_params: bool = setting(False, "whether values of statements are kept", later=True)
+    monitor_record_params: bool = setting(False, "whether values of slow statements are kept")
     monitor_n_plus_one: int = setting(10, "repeats of a statement in a request that are reported; 0: never",
                                       unit="calls", low=0)
     monitor_retention_days: float = setting(30.0, "how long figures are kept", unit="days", low=0.01)

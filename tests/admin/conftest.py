@@ -19,7 +19,17 @@ from flask_dbopt.backup.repository import BackupRecord
 from flask_dbopt.cache.cache import CacheStats
 from flask_dbopt.engines.protocol import Index, Plan, Step, Table
 from flask_dbopt.monitor.alerts import Alert
-from flask_dbopt.monitor.figures import EndpointFigures, Point, QueryFigures, Worker
+from flask_dbopt.monitor.figures import (
+    EndpointFigures,
+    PlanFigures,
+    Point,
+    QueryDetails,
+    QueryFigures,
+    RepeatedStatement,
+    RequestFigures,
+    SlowRunFigures,
+    Worker,
+)
 from flask_dbopt.optimizer import Health
 from flask_dbopt.pool.stats import PoolStats
 from flask_dbopt.report import DatabaseReport, Overview, Report
@@ -80,6 +90,20 @@ ADVICE = Recommendation(
     after=Plan(BY_WORD, (SEARCH,)),
     rows=320_000,
     seconds=61.4,
+)
+
+
+DETAILS = QueryDetails(
+    slow_runs=(
+        SlowRunFigures(
+            NOW - 60, 812.5, 3, None, "keyword", "app/views.py:41", ("app/views.py:41 in keyword",), "'schlafen'"
+        ),
+        SlowRunFigures(NOW - 600, 340.0, None, "OperationalError", "", None, (), None),
+    ),
+    plans=(
+        PlanFigures(NOW - 4000, None, ("reads all 320,000 rows of keyword",)),
+        PlanFigures(NOW - 90_000, NOW - 4000, ("finds rows of keyword by word",)),
+    ),
 )
 
 
@@ -204,6 +228,23 @@ def busy(now: float = NOW) -> Report:
                 now - 5000,
             ),
         ),
+        requests=(
+            RequestFigures(
+                "lists",
+                "GET",
+                200,
+                now - 70,
+                930.0,
+                214,
+                610.0,
+                1,
+                200,
+                (RepeatedStatement("eeeeeeeeeeee", "SELECT * FROM list WHERE id = ?", "app/lists.py:12", 201),),
+            ),
+            RequestFigures("search", "POST", None, now - 400, 410.0, 3, 400.0, 0, 0),
+            RequestFigures("job: nightly", "", 0, now - 800, 90.0, 3, 20.0, 0, 0),
+        ),
+        lost_workers=(Worker("w0", 4099, "web-1", now - 9000, now - 3000, {}, 2.1),),
         notices=("SQLite 3.40.1 has the WAL-reset bug: use 3.51.3 or later, or checkpoint with one writer only",),
     )
 
@@ -234,6 +275,9 @@ class Rooms:
 
     def explain(self, sql: str) -> Plan:
         return Plan(sql, (SCAN, SORT)) if "keyword" in sql else Plan(sql, problem="no such table: list")
+
+    def details(self, query_id: str) -> QueryDetails:
+        return DETAILS if query_id == "bbbbbbbbbbbb" else QueryDetails()
 
     def why_not(self, sql: str) -> str:
         return "`word LIKE ?` may begin with %, and then no index can help"
