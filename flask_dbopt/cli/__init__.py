@@ -7,7 +7,7 @@ from importlib import import_module
 import click
 
 VERBS = (
-    "stats", "monitor", "optimize", "advise", "explain", "cache",
+    "stats", "monitor", "alerts", "optimize", "advise", "explain", "cache",
     "backup", "backups", "restore", "config", "doctor", "audit", "worker",
 )  # fmt: skip
 
