@@ -1,61 +1,128 @@
-"""Alerts: which rules are broken now, which were lately, and what each rule watches."""
+"""Alerts: what stands, what is silenced, what each rule finds now, and what is well again."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flask_dbopt.admin.desk import Page, Visit
-from flask_dbopt.admin.wording import Amount, count, limit, period
+from flask_dbopt.admin.desk import Done, Missing, Page, Visit
+from flask_dbopt.admin.wording import span
+from flask_dbopt.audit.actor import current
+from flask_dbopt.monitor.alerts import EVERY, RuleState
 from flask_dbopt.settings import SETTINGS
+from flask_dbopt.settings.alert_rules import ALERT_RULES
+
+#: Resolved alerts that are listed; JSON has all that are kept.
+SHOWN = 50
+#: For how long alerts can be silenced from here, in hours; None: until it is lifted.
+LENGTHS: dict[str, tuple[str, float | None]] = {
+    "1": ("1 hour", 1.0),
+    "4": ("4 hours", 4.0),
+    "24": ("1 day", 24.0),
+    "168": ("1 week", 168.0),
+    "": ("until it is lifted", None),
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """One rule as its setting has it."""
+class Row:
+    """One rule as it is set, and what it finds now."""
 
     name: str
-    words: str
-    threshold: Amount
+    sentence: str
+    now: str
+    """The worst figure; empty where there is not enough to judge by."""
+    subject: str
+    tone: str
+    state: str
     key: str
     source: str
-    raised: int
-    """How many subjects break it now."""
-
-
-_RULES = (
-    ("query_too_slow", "a query takes longer than", "alert_slow_query_seconds", period),
-    ("cache_hit_ratio", "the cache answers less than", "alert_cache_hit_ratio", limit),
-    ("pool_hit_ratio", "loans served at once fall below", "alert_pool_hit_ratio", limit),
-    ("connection_errors", "connection errors in an hour exceed", "alert_connection_errors_per_hour", count),
-)
 
 
 def show(visit: Visit) -> Page:
     alerts = visit.report.alerts
+    resolved = [alert for alert in alerts if alert.state == "resolved"]
+    tidings = visit.optimizer.tidings
     return Page(
         "alerts",
         "Alerts",
         "alerts.html",
         {
             "report": visit.report,
-            "raised": [alert for alert in alerts if alert.resolved_at is None],
-            "resolved": [alert for alert in alerts if alert.resolved_at is not None],
-            "rules": rules(visit),
+            "raised": [alert for alert in alerts if alert.state == "raised"],
+            "silenced": [alert for alert in alerts if alert.state == "silenced"],
+            "silences": visit.optimizer.monitor.silences(),
+            "resolved": resolved[:SHOWN],
+            "older": len(resolved) - SHOWN,
+            "rules": [row(visit, state) for state in visit.optimizer.monitor.rules()],
+            "lengths": LENGTHS,
+            "webhook": None if tidings.courier is None else tidings.courier.host,
+            "webhook_problem": "" if tidings.courier is None else tidings.courier.problem,
         },
         windowed=False,
     )
 
 
-def rules(visit: Visit) -> list[Rule]:
-    raised = [alert.rule for alert in visit.report.alerts if alert.resolved_at is None]
-    return [
-        Rule(
-            name,
-            words,
-            unit(getattr(visit.settings, field)),
-            SETTINGS[field].key,
-            visit.optimizer.sources.get(field, "default"),
-            raised.count(name),
-        )
-        for name, words, field, unit in _RULES
-    ]
+def row(visit: Visit, state: RuleState) -> Row:
+    """A rule as the table shows it."""
+    rule, worst, own = state.rule, state.worst, state.rule.setting
+    field = "alert_rules" if state.rule.name in visit.settings.alert_rules or not own else own
+    if state.threshold is None:
+        tone, words = "", "off"
+    elif state.raised > state.silenced:
+        tone, words = "bad", f"{state.raised - state.silenced} raised"
+    elif state.silenced:
+        tone, words = "warn", f"{state.silenced} silenced"
+    else:
+        tone, words = ("", "nothing to judge") if worst is None else ("good", "well")
+    return Row(
+        rule.name,
+        rule.sentence(state.threshold),
+        "" if worst is None else rule.shown(worst.value),
+        "" if worst is None or worst.subject in (rule.about, "monitor", "ledger") else worst.subject,
+        tone,
+        words,
+        SETTINGS[field].key,
+        visit.optimizer.sources.get(field, "default"),
+    )
+
+
+def silence(visit: Visit) -> Done:
+    """Tell nobody of a rule's alerts for a while."""
+    rule, subject = _asked(visit)
+    words, hours = LENGTHS.get(visit.form.get("hours", "1"), ("", 0.0))
+    if hours == 0.0:
+        raise Missing("alerts are silenced for 1, 4, 24 or 168 hours, or until it is lifted")
+    actor = current()
+    by = str((actor.about.get("name") if actor is not None else "") or "the admin page")
+    visit.optimizer.monitor.silence(rule, subject, hours=hours, by=by)
+    return Done(f"Nobody is told of {_named(rule, subject)} for {words}.".replace("for until", "until"), "alerts")
+
+
+def unsilence(visit: Visit) -> Done:
+    """Tell them again."""
+    rule, subject = _asked(visit)
+    if not visit.optimizer.monitor.unsilence(rule, subject):
+        return Done(f"{_named(rule, subject).capitalize()} was not silenced, or is no more.", "alerts", "note")
+    return Done(f"{_named(rule, subject).capitalize()} is told again.", "alerts")
+
+
+def test(visit: Visit) -> Done:
+    """Post a test to the webhook."""
+    reply = visit.optimizer.tidings.test()
+    if reply is None:
+        raise Missing("there is no webhook: DBOPT_ALERT_WEBHOOK is not set")
+    told = f"The webhook {reply.told} after {span(reply.seconds)}."
+    return Done(told, "alerts", "good" if reply.taken else "bad")
+
+
+def _asked(visit: Visit) -> tuple[str, str | None]:
+    """The rule and the subject that a form is about."""
+    rule = visit.form.get("rule", "")
+    if rule != EVERY and rule not in ALERT_RULES:
+        raise Missing(f"there is no alert rule {rule!r}")
+    return rule, visit.form.get("subject", "").strip() or None
+
+
+def _named(rule: str, subject: str | None) -> str:
+    named = "any alert" if rule == EVERY else rule
+    return named if subject is None else f"{named} about {subject}"

@@ -74,10 +74,16 @@ def answer(visit: Visit, resource: str) -> Any:
                 each.name: {"next_backup": each.next_backup, "backups": each.backups} for each in report.databases
             }
         },
-        "alerts": {"alerts": report.alerts},
+        "alerts": {"alerts": report.alerts, **_alerting(visit, resource)},
     }
     found: dict[str, Any] = plain(parts[resource])
     return found if resource == "report" else {**covered, **found}
+
+
+def _alerting(visit: Visit, resource: str) -> dict[str, Any]:
+    """The rules and the silences, where they are asked for."""
+    monitor = visit.optimizer.monitor
+    return {"silences": monitor.silences(), "rules": monitor.rules()} if resource == "alerts" else {}
 
 
 def _query(visit: Visit, query_id: str) -> Any:

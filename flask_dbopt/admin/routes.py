@@ -37,6 +37,9 @@ CHANGES: dict[str, Callable[..., Done]] = {
     "cache_clear": cache_tab.clear,
     "backups_take": backups.take,
     "backups_verify": backups.verify,
+    "alerts_silence": alerts.silence,
+    "alerts_unsilence": alerts.unsilence,
+    "alerts_test": alerts.test,
     "figures_reset": settings.reset,
 }
 """By endpoint; made by POST."""

@@ -18,7 +18,7 @@ from flask_dbopt.audit.audit import Audit
 from flask_dbopt.backup.repository import BackupRecord
 from flask_dbopt.cache.cache import CacheStats
 from flask_dbopt.engines.protocol import Index, Plan, Step, Table
-from flask_dbopt.monitor.alerts import Alert
+from flask_dbopt.monitor.alerts import Alert, RuleState, Silence
 from flask_dbopt.monitor.figures import (
     EndpointFigures,
     PlanFigures,
@@ -34,6 +34,7 @@ from flask_dbopt.optimizer import Health
 from flask_dbopt.pool.stats import PoolStats
 from flask_dbopt.report import DatabaseReport, Overview, Report
 from flask_dbopt.settings import resolve
+from flask_dbopt.settings.alert_rules import ALERT_RULES
 
 NOW = 1_795_000_000.0
 TOKEN = "a-token-of-the-tests-0123456789"
@@ -313,6 +314,16 @@ class Rooms:
     def reset(self) -> None:
         self._change("reset")
 
+    def rules(self) -> list[RuleState]:
+        states = []
+        for name, rule in ALERT_RULES.items():
+            raised = sum(alert.rule == name and alert.resolved_at is None for alert in self.report.alerts)
+            states.append(RuleState(rule, rule.default, None, raised, 0))
+        return states
+
+    def silences(self) -> list[Silence]:
+        return []
+
     def query(self, query_id: str) -> QueryFigures | None:
         return query(query_id, "SELECT old FROM keyword", 3, 2.0) if query_id == "0123456789ab" else None
 
@@ -367,6 +378,7 @@ def stage(app: Flask | None = None, report: Report | None = None, *, real_time: 
         monitor=rooms,
         cache=rooms,
         audit=Audit(None),
+        tidings=SimpleNamespace(courier=None),
         version="0.1.0",
         health=lambda: Health(True, "degraded" if reasons else "ok", reasons),
     )
