@@ -17,8 +17,9 @@ from flask_dbopt.cli.terminal import Screen, how_many, length_of_time, verb
     help="Only the last 30s, 15m, 1h, 7d; else all that is kept.",
 )
 @how_many
-@click.option("--reset", is_flag=True, help="Forget the query figures kept so far.")
-def command(screen: Screen, since: float | None, limit: int, reset: bool) -> None:
+@click.option("--reset", is_flag=True, help="Forget the figures kept so far, of all workers; asks first.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def command(screen: Screen, since: float | None, limit: int, reset: bool, yes: bool) -> None:
     """Requests, queries, cache, pool, backups and alerts, summed over all workers."""
     from flask_dbopt.cli.panels import parts
     from flask_dbopt.cli.target import target
@@ -26,6 +27,7 @@ def command(screen: Screen, since: float | None, limit: int, reset: bool) -> Non
 
     optimizer = target().optimizer
     if reset:
+        screen.confirm("Forget every figure kept so far?", yes=yes)
         optimizer.monitor.reset()
         screen.data({"reset": True})
         screen.say("The figures begin anew.")

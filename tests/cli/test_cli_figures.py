@@ -36,8 +36,12 @@ def test_stats_tells_people_the_same(say):
 
 
 @pytest.mark.usefixtures("busy_site")
-def test_stats_forgets_when_told_to(ask):
-    assert ask("stats", "--reset") == (0, {"reset": True})
+def test_stats_forgets_when_told_to(say, ask):
+    told = say("stats", "--reset")
+    assert told.exit_code == 2
+    assert "Say --yes" in told.stderr
+    assert ask("stats")[1]["overview"]["requests"] == 12
+    assert ask("stats", "--reset", "--yes") == (0, {"reset": True})
     _, told = ask("stats")
     assert told["overview"]["requests"] == 0
     assert told["overview"]["p50"] is None
