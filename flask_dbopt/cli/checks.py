@@ -12,6 +12,7 @@ from typing import Any
 from flask_dbopt.audit.chain import Verdict
 from flask_dbopt.cli.terminal import size, span
 from flask_dbopt.engines.sqlite import maintenance
+from flask_dbopt.monitor.lookout import LostUpdate
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 """How a check ends. A note is something to know; only a problem makes the exit code 1."""
@@ -21,6 +22,9 @@ _REMOTE = (
     "fuse.sshfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse",
 )  # fmt: skip
 _FLEETING = ("tmpfs", "ramfs", "overlay")
+
+#: Seconds for which updates that may be lost are worth a finding.
+LOST_LATELY = 7 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +169,17 @@ def limits(workers: int, pool_max: int, databases: int, allowed: int) -> Finding
     if most > allowed:
         return Finding("limits", PROBLEM, told, "lower DBOPT_POOL_MAX, or raise the limit (ulimit -n)")
     return Finding("limits", OK, told)
+
+
+def lost_update(lost: LostUpdate, now: float) -> Finding:
+    """A request that wrote what another commit had changed since it read it."""
+    other = lost.other or "work outside requests"
+    told = (
+        f"{lost.endpoint} read the table {lost.table}, {other} changed it, and then {lost.endpoint} wrote it"
+        f" ({span(max(0.0, now - lost.at))} ago): an update may be lost"
+    )
+    hint = 'set DBOPT_SQLITE_TRANSACTIONS="immediate", or put both into one `with dbopt.transaction()`'
+    return Finding("transactions", NOTE, told, hint, lost.database)
 
 
 def statistics(database: str, analyzed: bool) -> Finding:

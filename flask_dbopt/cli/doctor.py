@@ -61,6 +61,8 @@ def findings(who: Target) -> Iterator[Finding]:
         max(1, len(optimizer.databases)),
         checks.allowed_files(),
     )
+    for lost in optimizer.monitor.lost_updates(time.time() - checks.LOST_LATELY):
+        yield checks.lost_update(lost, time.time())
     yield checks.state(optimizer.state_dir)
     yield checks.schedule(
         settings.backup_enabled,

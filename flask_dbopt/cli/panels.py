@@ -30,6 +30,10 @@ def parts(report: Report, *, limit: int) -> Iterator[Any]:
         yield requests(report, limit)
     if report.databases:
         yield databases(report)
+    if any(one.writers is not None and one.writers.writers_num for one in report.databases):
+        yield writers(report)
+    if report.lost_updates:
+        yield lost_updates(report)
     for notice in report.notices:
         yield notice_line(notice)
 
@@ -142,6 +146,39 @@ def databases(report: Report) -> Any:
         ("Database", "Kind", ">Size", ">WAL", ">Lent", ">At once", ">Last backup", "Proof"),
         rows,
         title="Databases",
+    )
+
+
+def writers(report: Report) -> Any:
+    """Each database's line of writers."""
+    return table(
+        ("Database", ">Turns", ">Waited", ">Mean wait", ">Longest", ">No turn in time", "Longest at it"),
+        [
+            (
+                one.name,
+                number(line.writers_num),
+                number(line.writers_queued),
+                milliseconds(line.writers_wait_ms / line.writers_queued if line.writers_queued else None),
+                milliseconds(line.writers_wait_max_ms or None),
+                number(line.writers_errors),
+                ", ".join(f"{each.who} ({milliseconds(each.ms)})" for each in one.holders[:2]),
+            )
+            for one in report.databases
+            if (line := one.writers) is not None and line.writers_num
+        ],
+        title="Writers",
+    )
+
+
+def lost_updates(report: Report) -> Any:
+    """Which requests wrote what another commit had changed since they read it."""
+    return table(
+        ("Endpoint", "Table", "Changed by", ">Last time"),
+        [
+            (one.endpoint, f"{one.table} ({one.database})", one.other or "work outside requests", ago(one.at, report.at))
+            for one in report.lost_updates
+        ],
+        title="Updates that may be lost",
     )
 
 
