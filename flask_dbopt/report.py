@@ -13,10 +13,10 @@ from flask_dbopt.advisor.advisor import Recommendation
 from flask_dbopt.backup.repository import BackupRecord
 from flask_dbopt.cache.cache import CacheStats
 from flask_dbopt.engines.sqlite import maintenance
+from flask_dbopt.monitor.account import LOST_SHOWN
 from flask_dbopt.monitor.alerts import Alert
 from flask_dbopt.monitor.figures import EndpointFigures, Point, QueryFigures, RequestFigures, Worker
 from flask_dbopt.monitor.lookout import LostUpdate
-from flask_dbopt.monitor.monitor import LOST_SHOWN
 from flask_dbopt.pool.stats import PoolStats
 from flask_dbopt.pool.writers import Holder, WriterStats, holders_of
 

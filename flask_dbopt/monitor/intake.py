@@ -14,7 +14,7 @@ from flask_dbopt import signals
 from flask_dbopt.monitor.lost_updates import Watch
 from flask_dbopt.monitor.recorder import PENDING, Recorder
 from flask_dbopt.monitor.remarkable import ServedRequest, slow_run
-from flask_dbopt.monitor.repeats import Repeats
+from flask_dbopt.monitor.repeats import Repeated, Repeats
 from flask_dbopt.monitor.request import OUTSIDE, Record, RequestCost, Sample
 from flask_dbopt.monitor.sums import ends_transaction, identify
 from flask_dbopt.monitor.tally import UNMATCHED, Tally
@@ -47,6 +47,21 @@ class IntakeSettings(Protocol):
 
 def _nobody() -> None:
     """Nobody comes by."""
+
+
+class _Batch:
+    """Requests of one endpoint that are counted together."""
+
+    __slots__ = ("durations", "errors", "latest", "n_plus_one", "records", "remarkable", "repeated", "slowest")
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.durations: list[float] = []
+        self.errors = self.repeated = self.n_plus_one = 0
+        self.latest = 0.0
+        self.slowest = -1.0
+        self.remarkable: tuple[RequestCost, Repeated, float] | None = None
+        """The slowest of those that asked the database."""
 
 
 class Intake:
@@ -147,56 +162,76 @@ class Intake:
 
     def _fold_requests(self, now: float, limit: int) -> int:
         """Count those that ended, and their statements; how many records that were."""
-        recorder = self.recorder
+        recorder, threshold, timer_now = self.recorder, self._settings.monitor_n_plus_one, self._timer()
         folded = 0
-        runs: dict[tuple[str, int], list[Record]] = {}
-        latest: dict[tuple[str, int], float] = {}
+        batches: dict[tuple[str, int], _Batch] = {}
         while recorder.finished and (not limit or folded < limit):
             cost = recorder.finished.popleft()
-            recorder.pending -= len(cost.records) + 1
-            folded += len(cost.records) + 1
-            endpoint, at = self._fold_request(cost, now)
+            endpoint, records, ended = cost.endpoint or UNMATCHED, cost.records, cost.ended
+            recorder.pending -= len(records) + 1
+            folded += len(records) + 1
+            self.watch.offer(records, endpoint)
             for hear in self.taps:
-                hear(cost.records, endpoint)
+                hear(records, endpoint)
+            at = now if ended is None or ended > timer_now else now - timer_now + ended
             # Counted together: most requests of an endpoint run the same statements.
-            group = (endpoint, int(at))
-            runs.setdefault(group, []).extend(cost.records)
-            latest[group] = max(at, latest.get(group, at))
-        for group, records in runs.items():
-            self._count_runs(records, group[0], latest[group])
+            batch = batches.get((endpoint, int(at)))
+            if batch is None:
+                batch = batches[endpoint, int(at)] = _Batch()
+            batch.records += records
+            batch.latest = max(batch.latest, at)
+            if ended is None:
+                self._repeats.add_part(cost)
+                continue
+            seconds = ended - cost.started
+            batch.durations.append(seconds)
+            batch.errors += cost.status is None or cost.status >= 500
+            done = self._repeats.of(cost, threshold)
+            if done.repeated:
+                batch.repeated += done.repeated
+                if done.groups:
+                    batch.n_plus_one += len(done.groups)
+                    self._tell_repeats(done, endpoint, at)
+                    self._remark(cost, done, endpoint, at)
+            if seconds > batch.slowest and (records or done.earlier):
+                batch.slowest, batch.remarkable = seconds, (cost, done, at)
+        for (endpoint, _), batch in batches.items():
+            if batch.durations:
+                self.tally.requests(
+                    endpoint, batch.durations, batch.errors, batch.latest, batch.repeated, batch.n_plus_one
+                )
+            if batch.remarkable is not None:
+                cost, done, at = batch.remarkable
+                self._remark(cost, done, endpoint, at)
+            self._count_runs(batch.records, endpoint, batch.latest)
         if not recorder.finished:
             recorder.pending = 0
         return folded
 
-    def _fold_request(self, cost: RequestCost, now: float) -> tuple[str, float]:
-        """Count the request itself; the endpoint and the time that its statements are booked on."""
-        endpoint, records = cost.endpoint or UNMATCHED, cost.records
-        self.watch.offer(records, endpoint)
-        if cost.ended is None:
-            self._repeats.add_part(cost)
-            return endpoint, now
-        at = now - max(0.0, self._timer() - cost.ended)
-        seconds = cost.ended - cost.started
-        failed = cost.status is None or cost.status >= 500
-        done = self._repeats.of(cost, self._settings.monitor_n_plus_one)
-        self.tally.request(endpoint, seconds, failed, at, done.repeated, len(done.groups))
+    def _tell_repeats(self, done: Repeated, endpoint: str, at: float) -> None:
         for (query, _), calls in done.groups.items():
             self.tally.count("monitor.n_plus_one", 1, at)
             self.later("n_plus_one_detected", sql=query, calls=calls, endpoint=endpoint)
-        if (records or done.groups) and self.tally.remarks.wants(endpoint, seconds, bool(done.groups)):
-            self.tally.remarks.requests[endpoint, bool(done.groups)] = ServedRequest(
-                endpoint,
-                at,
-                cost.method,
-                cost.status,
-                seconds,
-                queries=len(records) + done.earlier,
-                database=sum(record[1] for record in records if not record[4]) + done.earlier_seconds,
-                transactions=sum(ends_transaction(record[0]) for record in records) + done.earlier_transactions,
-                repeated=done.repeated,
-                groups=tuple((identify(*group), calls) for group, calls in done.groups.items()),
-            )
-        return endpoint, at
+
+    def _remark(self, cost: RequestCost, done: Repeated, endpoint: str, at: float) -> None:
+        """Keep a request if it is the slowest of its kind since the last flush."""
+        requests, kind = self.tally.remarks.requests, (endpoint, bool(done.groups))
+        seconds = (cost.ended or cost.started) - cost.started
+        if kind in requests and requests[kind].seconds >= seconds:
+            return
+        records = cost.records
+        requests[kind] = ServedRequest(
+            endpoint,
+            at,
+            cost.method,
+            cost.status,
+            seconds,
+            queries=len(records) + done.earlier,
+            database=sum(record[1] for record in records if not record[4]) + done.earlier_seconds,
+            transactions=sum(ends_transaction(record[0]) for record in records) + done.earlier_transactions,
+            repeated=done.repeated,
+            groups=tuple((identify(*group), calls) for group, calls in done.groups.items()),
+        )
 
     def _fold_loose(self, now: float, limit: int, sampled: Collection[int], to_the_end: bool) -> None:
         """Those outside requests; what a cursor still holds may get more rows and time, so it waits."""

@@ -111,11 +111,6 @@ class Remarks:
     def __bool__(self) -> bool:
         return bool(self.runs or self.requests or self.plans)
 
-    def wants(self, endpoint: str, seconds: float, repeats: bool) -> bool:
-        """Whether a request is worth telling: slower than what is told of its kind."""
-        told = self.requests.get((endpoint, repeats))
-        return told is None or seconds > told.seconds
-
 
 def slow_run(sample: Sample, statement: str, place: str | None, at: float, *, values: bool) -> SlowRun:
     """A sample as it is kept; its parameters only with ``values``."""

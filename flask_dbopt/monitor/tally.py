@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from operator import mul
 from typing import Any
 
-from flask_dbopt.monitor.histogram import add, bucket, pack
+from flask_dbopt.monitor.histogram import add, pack
 from flask_dbopt.monitor.remarkable import Remarks
 from flask_dbopt.monitor.request import OUTSIDE, Record
 from flask_dbopt.monitor.sums import (
@@ -124,19 +124,17 @@ class Tally:
                     shape.endpoints[endpoint] = None
         return slow_ones
 
-    def request(
-        self, endpoint: str, seconds: float, failed: bool, now: float, repeated: int = 0, n_plus_one: int = 0
+    def requests(
+        self, endpoint: str, durations: Sequence[float], errors: int, now: float, repeated: int = 0, n_plus_one: int = 0
     ) -> None:
-        """Count one finished request: of its statements ``repeated`` had run in it before, in so many groups."""
+        """Count finished requests: ``repeated`` runs were not the first of their statement in their request."""
         total = self._endpoint(endpoint, now)
-        total.calls += 1
-        total.errors += failed
-        total.seconds += seconds
-        if repeated:
-            total.repeated += repeated
-            total.n_plus_one += n_plus_one
-        number = bucket(seconds)
-        total.buckets[number] = total.buckets.get(number, 0) + 1
+        total.calls += len(durations)
+        total.errors += errors
+        total.seconds += sum(durations)
+        total.repeated += repeated
+        total.n_plus_one += n_plus_one
+        add(total.buckets, durations)
 
     def count(self, name: str, amount: float, now: float) -> None:
         """Add to a counter."""
