@@ -175,7 +175,12 @@ def lost_updates(report: Report) -> Any:
     return table(
         ("Endpoint", "Table", "Changed by", ">Last time"),
         [
-            (one.endpoint, f"{one.table} ({one.database})", one.other or "work outside requests", ago(one.at, report.at))
+            (
+                one.endpoint,
+                f"{one.table} ({one.database})",
+                one.other or "work outside requests",
+                ago(one.at, report.at),
+            )
             for one in report.lost_updates
         ],
         title="Updates that may be lost",
