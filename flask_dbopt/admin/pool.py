@@ -1,4 +1,4 @@
-"""The pool: how many connections are open, lent and waited for, and how each worker does."""
+"""The pool: how many connections are open, lent and waited for, who writes, and how each worker does."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from flask_dbopt.admin.desk import Page, Tile, Visit
 from flask_dbopt.admin.overview import tone
 from flask_dbopt.admin.wording import count, ms, ratio
 from flask_dbopt.pool.stats import PoolStats
+
+HOLDERS = 8
+"""Writers that are listed."""
 
 
 def show(visit: Visit) -> Page:
@@ -18,6 +21,8 @@ def show(visit: Visit) -> Page:
             "report": report,
             "pools": [(each, tiles(each.name, each.pool, visit)) for each in report.databases if each.pool is not None],
             "unpooled": [each for each in report.databases if each.pool is None],
+            "lines": [each for each in report.databases if each.writers is not None and each.writers.writers_num],
+            "most_holders": HOLDERS,
             "workers": report.workers,
         },
     )
