@@ -74,6 +74,7 @@ class Monitor(Account):
         clock: Callable[[], float] = time.time,
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
+        self._emit = emit  # which deeds tell themselves by
         intake = Intake(settings, emit, clock=clock, timer=timer)
         super().__init__(intake, Books(path, keep_seconds=settings.monitor_retention_days * 86_400), clock)
         self.recorder = intake.recorder
