@@ -18,6 +18,8 @@ _TOP = logging.getLogger("flask_dbopt")
 _OURS = logging.INFO - 1
 """The level that our logger has while there are log files: as INFO, but told from one that the app has set."""
 
+NAMES = ("admin", "backup", "connection_pool", "monitoring", "query_metrics")
+"""Our loggers below the top one; a filter has to be given to each."""
 FILES = {
     "flask_dbopt.connection_pool": "connection_pool.log",
     "flask_dbopt.query_metrics": "query_metrics.log",
@@ -131,7 +133,7 @@ class Logs:
             _outlet.add(self.folder, self._bounds, self._clock)
 
     def tend(self) -> None:
-        """See that our handler is still there: an app that sets up logging late takes handlers away."""
+        """See that our level is still there: an app that sets up logging late may take it away."""
         if self._is_open:
             _outlet.attach()
 
@@ -148,7 +150,7 @@ class Logs:
             for file in _outlet.files_of(self.folder)
             if file.lost
         ]
-        if self._is_open and (_TOP.disabled or any(logging.getLogger(name).disabled for name in FILES)):
+        if self._is_open and any(logger.disabled for logger in loggers()):
             told.append(
                 "the app's logging configuration has disabled our loggers: "
                 "give it disable_existing_loggers=False, or configure it before DBOptimizer"
@@ -156,15 +158,17 @@ class Logs:
         return told
 
 
-class _Outlet(logging.Handler):
-    """The one handler on our top logger, there while any folder is open. It writes, and passes on what is due."""
+class _Outlet(logging.Filter):
+    """What our loggers ask about each record while any folder is open: it writes, and lets through what is due.
+
+    A filter and no handler, so that neither our loggers' handlers nor their propagation change, and so that each of
+    the app's handlers gets just what it would get without us, although our level is lower.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._folders: dict[Path, tuple[dict[str, LogFile], int]] = {}
         self._change = threading.Lock()
-        self._found: tuple[int, bool] | None = None
-        """The level and the propagation of our logger as they were."""
 
     def add(self, folder: Path, bounds: Bounds, clock: Callable[[], float]) -> None:
         with self._change:
@@ -181,45 +185,36 @@ class _Outlet(logging.Handler):
             if users == 1:
                 for file in files.values():
                     file.close()
-            if not self._folders:
-                self._detach()
+        self.attach()
 
     def attach(self) -> None:
+        """Be where we are needed, and nowhere else."""
         with self._change:
-            if self not in _TOP.handlers and self._folders:
-                self._found = _TOP.level, _TOP.propagate
-                _TOP.addHandler(self)
-                _TOP.propagate = False  # we pass on ourselves, no more than would have come through without us
-                if _TOP.level == logging.NOTSET:
-                    _TOP.setLevel(_OURS)
-
-    def _detach(self) -> None:
-        _TOP.removeHandler(self)
-        if self._found is not None:
-            level, propagate = self._found
-            _TOP.propagate = propagate
-            if _TOP.level == _OURS:
-                _TOP.setLevel(level)
+            for logger in loggers():
+                if self._folders:
+                    logger.addFilter(self)  # which adds it once
+                else:
+                    logger.removeFilter(self)
+            if _TOP.level in (logging.NOTSET, _OURS):
+                _TOP.setLevel(_OURS if self._folders else logging.NOTSET)
 
     def files_of(self, folder: Path) -> list[LogFile]:
         return list(self._folders.get(folder, ({}, 0))[0].values())
 
-    def handle(self, record: logging.LogRecord) -> bool:
-        """Without the handler's lock: the files have their own, and the app's handlers may log to us in turn."""
-        try:
+    def filter(self, record: logging.LogRecord) -> bool:
+        with suppress(Exception):  # such as a message whose arguments do not fit: the app's handlers will say so
             line = written(record)
             for files, _ in self._folders.values():
                 files[FILES.get(record.name, REST)].append(line)
-        except Exception:  # noqa: BLE001 - such as a message whose arguments do not fit
-            self.handleError(record)
-        above = _TOP.parent
-        propagates = self._found is not None and self._found[1]
-        if above is not None and propagates and record.levelno >= _level_without_us(record):
-            above.callHandlers(record)
-        return True
+        return record.levelno >= _level_without_us(record)
 
 
 _outlet = _Outlet()
+
+
+def loggers() -> list[logging.Logger]:
+    """All of ours."""
+    return [_TOP, *(logging.getLogger(f"{_TOP.name}.{name}") for name in NAMES)]
 
 
 def written(record: logging.LogRecord) -> str:
