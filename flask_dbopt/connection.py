@@ -12,8 +12,10 @@ from flask_dbopt.engines.sqlite.connection import Connection
 from flask_dbopt.engines.sqlite.connector import Arguments, arguments_of
 from flask_dbopt.engines.sqlite.road import Road
 from flask_dbopt.errors import ConfigurationError
+from flask_dbopt.monitor.guard import Guard, Origin, Values
 from flask_dbopt.monitor.recorder import Recorder
 from flask_dbopt.settings import Settings
+from flask_dbopt.signals import Emit
 
 
 def build_road(
@@ -32,6 +34,16 @@ def build_road(
         road.look, road.worthy, road.learn = shelf.look, shelf.worthy, shelf.learn
         road.notable = min(road.notable, shelf.worth)
     return road
+
+
+def build_guard(
+    values: Callable[[], Values | None], is_own: Origin, settings: Settings, recorder: Recorder, emit: Emit
+) -> Guard | None:
+    """Who looks at statements for values of the request; None where nobody does."""
+    if not settings.enabled or settings.monitor_guard == "off":
+        return None
+    places = recorder.places
+    return Guard(settings.monitor_guard, values, is_own=is_own, place=lambda sql: places.get(sql, ""), emit=emit)
 
 
 #: One ``Arguments`` for each set of keywords an app uses: a handful, and building one costs 2 µs.

@@ -17,8 +17,10 @@ from flask.globals import _cv_app
 from flask_dbopt import admin, signals
 from flask_dbopt.bridges import server_timing
 from flask_dbopt.bridges.apscheduler import Schedule
+from flask_dbopt.bridges.origins import is_own
 from flask_dbopt.bridges.requests import Closer, Listener
-from flask_dbopt.connection import build_road, key_of, lend, place_of, transaction
+from flask_dbopt.bridges.values import request_values
+from flask_dbopt.connection import build_guard, build_road, key_of, lend, place_of, transaction
 from flask_dbopt.databases import Database
 from flask_dbopt.engines.sqlite.connector import Arguments
 from flask_dbopt.errors import ConfigurationError
@@ -88,6 +90,7 @@ class DBOptimizer:
             backup_dir=instance / settings.backup_dir,
             log_dir=instance / settings.log_dir if settings.log_dir and settings.enabled else None,
             build_road=build_road,
+            build_guard=partial(build_guard, request_values, is_own),
             emit=partial(_emit, app_ref),
             in_background=not app.testing,
         )

@@ -23,6 +23,7 @@ from flask_dbopt.deeds import ALLOWED, REFUSED
 from flask_dbopt.housekeeper import Housekeeper
 from flask_dbopt.lease import Lease
 from flask_dbopt.logs import Bounds, Logs
+from flask_dbopt.monitor.guard import Guard
 from flask_dbopt.monitor.monitor import FLUSH_EVERY, Monitor
 from flask_dbopt.monitor.recorder import Recorder
 from flask_dbopt.monitor.request import CURRENT
@@ -80,7 +81,8 @@ class Optimizer:
         state_dir: Path | None,
         backup_dir: Path,
         log_dir: Path | None = None,
-        build_road: Callable[[Settings, Recorder, Database], Any],
+        build_road: Callable[..., Any],
+        build_guard: Callable[[Settings, Recorder, Emit], Guard | None] = lambda *_: None,
         emit: Emit = silence,
         clock: Callable[[], float] = time.time,
         in_background: bool = True,
@@ -122,12 +124,14 @@ class Optimizer:
             counters=lambda: _some(cache.stats(), _CACHE_COUNTERS),
             gauges=lambda: _some(cache.stats(), _CACHE_GAUGES),
         )
+        self.guard = build_guard(settings, self.monitor.recorder, self.emit)
+        inspect = None if self.guard is None else self.guard.inspect
         self.databases = Databases(
             settings,
             self.monitor,
             cache,
             backup_dir=backup_dir,
-            build_road=partial(build_road, settings, self.monitor.recorder),
+            build_road=partial(build_road, settings, self.monitor.recorder, inspect=inspect),
             emit=self.emit,
             clock=clock,
             is_kept=_weakly(self._is_kept, default=False),

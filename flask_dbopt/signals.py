@@ -15,7 +15,9 @@ _namespace = Namespace()
 query_executed = _namespace.signal("query_executed", "after each statement: sql, seconds, rows, cached, error")
 slow_query = _namespace.signal("slow_query", "a statement over DBOPT_MONITOR_SLOW_SECONDS: sql, seconds, endpoint")
 n_plus_one_detected = _namespace.signal("n_plus_one_detected", "one request repeated a statement: sql, calls, endpoint")
-suspicious_query = _namespace.signal("suspicious_query", "a request value changed a statement's shape: sql, endpoint")
+suspicious_query = _namespace.signal(
+    "suspicious_query", "a value of the request changed a statement's shape: sql, endpoint, place, source, blocked"
+)
 lost_update_detected = _namespace.signal(
     "lost_update_detected", "a request wrote a table that had changed since it read it: database, table, endpoint"
 )

@@ -17,6 +17,7 @@ from flask_dbopt.bridges.sqlalchemy_pool import EngineConnector, FairPool, Lende
 from flask_dbopt.databases import Database
 from flask_dbopt.engines.sqlite.connection import Connection, joined_connection
 from flask_dbopt.engines.sqlite.connector import arguments_of
+from flask_dbopt.engines.sqlite.road import announce
 from flask_dbopt.errors import ConfigurationError
 from flask_dbopt.optimizer import Optimizer
 from flask_dbopt.pool.stats import PoolStats
@@ -256,10 +257,12 @@ class _EventTiming:
     """Times statements by SQLAlchemy's events, where the connection is not of our class."""
 
     def __init__(self, database: Database) -> None:
+        self._road = database.road
         self._record = database.road.record
 
-    def before(self, connection: Any, *_: Any) -> None:
+    def before(self, connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         if not isinstance(connection.connection.dbapi_connection, Connection):
+            announce(self._road, statement)
             connection.info.setdefault(_STARTED, []).append(perf_counter())
 
     def after(self, connection: Any, cursor: Any, statement: str, *_: Any) -> None:

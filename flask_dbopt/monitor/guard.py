@@ -90,20 +90,14 @@ class Guard:
         is_own: Origin = lambda sql, start, end, breaks: False,
         place: Callable[[str], str] = lambda sql: "",
         emit: Emit = silence,
-        count: Callable[[str], None] = lambda name: None,
-        tell: Callable[[Suspicion], None] = lambda suspicion: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """``mode``: "log" or "block". ``count(name)`` adds to a counter; ``tell`` gets what was found, once a minute
-        for each endpoint and shape.
-        """
+        """``mode``: "log" or "block". ``place(sql)`` is where in the app a statement comes from, "" if not known."""
         self._blocks = mode == "block"
         self._values = values
         self._is_own = is_own
         self._place = place
         self._emit = emit
-        self._count = count
-        self._tell = tell
         self._clock = clock
         self._seen: set[int] = set()
         self._clean: deque[str] = deque(maxlen=_MOST_SHAPES)
@@ -174,15 +168,11 @@ class Guard:
             self._kept[endpoint, shape] = new, now if is_news else told_at
             if len(self._kept) > _MOST_KEPT:
                 self._kept.popitem(last=False)
-        self._count("guard.suspicious")
-        if self._blocks:
-            self._count("guard.blocked")
         if is_news:
             log.warning(
                 "%s: a value from the request (%s) changes a statement: %s  [%s%s]",
                 endpoint, source, shape, place or "place unknown", ", refused" if self._blocks else "",
             )  # fmt: skip
-            self._tell(new)
         self._emit("suspicious_query", sql=shape, endpoint=endpoint, place=place, source=source, blocked=self._blocks)
         if self._blocks:
             raise StatementRefused(

@@ -49,10 +49,6 @@ def _not_yet(given: Any) -> Any:
     return given
 
 
-def _guard(given: str) -> str:
-    return str(_not_yet(given)) if given == "block" else given
-
-
 def _site_path(given: str) -> str:
     if not re.fullmatch(r"(/[\w.~-]+)+/?", given):
         raise ValueError('is not a path below the site\'s root, such as "/_dbopt"')
@@ -122,7 +118,7 @@ class Settings:
                                       unit="calls", low=0)
     monitor_retention_days: float = setting(30.0, "how long figures are kept", unit="days", low=0.01)
     monitor_guard: str = setting("log", "what happens to a suspected SQL injection",
-                                 choices=("log", "block", "off"), check=_guard, later=True)
+                                 choices=("log", "block", "off"))
     monitor_statement_timeout: float | None = setting(None, "the longest a statement may run; None: no limit",
                                                       unit="seconds", low=0.001, check=_not_yet, later=True)
 
