@@ -6,7 +6,6 @@ workers only add: to count what one worker has not flushed yet would make them f
 
 from __future__ import annotations
 
-import sqlite3
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from flask_dbopt.monitor.sums import EndpointSum, QuerySum
 from flask_dbopt.monitor.tally import Tally
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from flask_dbopt.monitor.ledger import Ledger
 
 #: Upper ends of the classes of durations, in seconds. One that is no more in this list may still be in a ledger.
