@@ -6,6 +6,7 @@ import re
 import sqlite3
 import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from flask import Flask
@@ -129,6 +130,14 @@ def test_a_real_parser_reads_it_and_a_linter_finds_no_fault(workers):
         *("flask_dbopt_cache_entries", "flask_dbopt_wal_bytes", "flask_dbopt_backup_timestamp_seconds"),
         *("flask_dbopt_alerts", "flask_dbopt_workers", "flask_dbopt_statement_info"),
     } <= families(told).keys()
+
+
+def test_every_metric_is_explained(site):
+    visit(site)
+    page = (Path(__file__).parents[2] / "docs/metrics.md").read_text(encoding="utf-8")
+    names = re.findall(r"^# TYPE flask_dbopt_(\w+)", scrape(site), flags=re.M)
+    assert len(names) > 40
+    assert [name for name in names if f"`{name}`" not in page] == []
 
 
 def test_figures_are_of_all_workers(workers):
