@@ -145,7 +145,7 @@ class Progress:
         if self.vouch is not None:
             missing = f"it begins with entry {self.vouch.seq + 1}, and no entry says that older ones were removed"
             faults = (Fault("the oldest file", 1, missing), *faults)
-        return Verdict(self.entries, self.head, self.chain, self.torn, faults)
+        return Verdict(self.entries, self.head, self.chain, self.torn, faults[:MOST_FAULTS])
 
 
 def check(lines: Iterable[bytes], file: str, so_far: Progress | None = None) -> Progress:
