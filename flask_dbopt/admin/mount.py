@@ -7,7 +7,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from flask import Blueprint, Flask, Response, request
+from flask import Blueprint, Flask, Response
+from flask.globals import _cv_request
 from werkzeug.routing import BuildError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def register(
     def dispatch() -> Response | None:
         """Answer our own requests before the app's hooks see them; let all others pass."""
         # At every request of the app: an attribute of the proxy would take 2 µs.
-        rule = request._get_current_object().url_rule  # type: ignore[attr-defined]
+        rule = _cv_request.get().request.url_rule
         return serve() if rule is not None and rule.endpoint.startswith(_OURS) else None
 
     def name(error: Exception, endpoint: str, values: dict[str, Any]) -> str:

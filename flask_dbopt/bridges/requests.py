@@ -13,12 +13,11 @@ from flask import (
     Response,
     appcontext_pushed,
     appcontext_tearing_down,
-    request,
     request_finished,
     request_started,
     request_tearing_down,
 )
-from flask.globals import app_ctx
+from flask.globals import _cv_app, _cv_request
 
 from flask_dbopt.bridges import commands
 from flask_dbopt.errors import DBOptError
@@ -76,12 +75,13 @@ def _on_first_request(app: Flask, **_: Any) -> None:
 
 def _on_request(app: Flask, **_: Any) -> None:
     optimizer: Optimizer = app.extensions[_KEPT].optimizer
-    current = request._get_current_object()  # type: ignore[attr-defined]
-    endpoint = current.endpoint or "(no route)"
+    request = _cv_request.get().request
+    rule = request.url_rule
+    endpoint = "(no route)" if rule is None else rule.endpoint
     try:
         optimizer.wake()
         if not endpoint.startswith("dbopt."):  # to look at the figures must not change them
-            optimizer.monitor.recorder.begin(endpoint, current.method)
+            optimizer.monitor.recorder.begin(endpoint, request.method)
     except Exception:
         log.exception("this request is not measured")
 
@@ -107,20 +107,21 @@ def _on_request_end(app: Flask, **_: Any) -> None:
 
 def _on_context_end(app: Flask, **_: Any) -> None:
     """Take back what the context borrowed. The app's own teardown functions ran before, with their connection."""
-    context: Any = app_ctx._get_current_object()  # type: ignore[attr-defined]
+    context: Any = _cv_app.get()
+    optimizer: Optimizer = app.extensions[_KEPT].optimizer
     try:
         if getattr(context, "_dbopt_loans", False):
             context._dbopt_loans = False
             close_kept(context)
-            for database in list(app.extensions[_KEPT].optimizer.databases.values()):
+            for database in list(optimizer.databases.values()):
                 if database.pool is not None:
                     database.pool.take_back_from(context)
-        for database in list(app.extensions[_KEPT].optimizer.databases.values()):
-            if database.turns is not None:
-                database.turns.end_forgotten()
-        if app.testing:
+        if optimizer.settings.sqlite_transactions == "immediate":
+            for database in list(optimizer.databases.values()):
+                if database.turns is not None:
+                    database.turns.end_forgotten()
+        if app.config["TESTING"]:
             # A test removes its database right after: leave neither descriptors nor a -wal file behind.
-            optimizer: Optimizer = app.extensions[_KEPT].optimizer
             for database in optimizer.databases.values():
                 if database.pool is not None:
                     database.pool.let_go()
@@ -136,7 +137,7 @@ class Closer:
         appcontext_tearing_down.connect(self.on_context_end, app)
 
     def on_context_end(self, app: Flask, **_: Any) -> None:
-        close_kept(app_ctx._get_current_object())  # type: ignore[attr-defined]
+        close_kept(_cv_app.get())
 
 
 def close_kept(context: Any) -> None:

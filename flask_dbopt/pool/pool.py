@@ -253,6 +253,8 @@ class Pool:
 
     def take_back_from(self, context: Any) -> int:
         """Take back whatever was lent to a context that ends; how many were forgotten."""
+        if not self.lent:
+            return 0
 
         def is_its(entry: Entry) -> bool:
             return entry.context is not None and entry.context() is context
