@@ -78,6 +78,7 @@ def test_a_hook_of_the_road_that_fails_changes_nothing(
     road.slow = 0.0
     road.places.clear()
     road.ordinary.clear()
+    road.cleared.clear()
     assert everything(rooms) == expected
     assert 1 <= len(told.records) <= 2, "told, but not at each statement"
     assert "run without it" in told.text
