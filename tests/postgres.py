@@ -8,14 +8,16 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 
@@ -67,9 +69,17 @@ def postgres_server(version: int | None = None) -> Iterator[PostgresServer]:
     handle = wheel.get_server(
         folder / "data", cleanup_mode="delete", postgres_version=version or max(POSTGRES_VERSIONS)
     )
+    server = PostgresServer(handle)
+    with server.connect(autocommit=True) as connection:  # nothing here has to outlive the machine
+        connection.execute("ALTER SYSTEM SET fsync = off")
+        connection.execute("SELECT pg_reload_conf()")
     try:
-        yield PostgresServer(handle)
+        yield server
     finally:
+        process = handle.get_postmaster_info().process
+        with suppress(psutil.Error):
+            process.send_signal(signal.SIGQUIT)  # at once, without a checkpoint
+            process.wait(10)
         handle.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
 

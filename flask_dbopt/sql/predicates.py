@@ -17,8 +17,13 @@ LONGEST = 10_000
 #: Levels of parentheses read; a parser that calls itself for each one could exhaust the stack.
 DEEPEST = 60
 
-# Quoted text stays; ?1, :name, @name, $name, %s and %(name)s become ?, the only form that the parser takes everywhere.
-_PARAMETERS = re.compile(r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^]]*\]|::)|\?\d+|[:@$]\w+|%s\b|%\(\w+\)s""")
+# Quoted text stays; ?1, :name, @name, $name, %s and %(name)s become ?, the only form that the parser takes everywhere,
+# and lose the type that SQLAlchemy gives them on PostgreSQL: LIMIT ?::INTEGER.
+_PARAMETERS = re.compile(
+    r"""('(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^]]*\]|(?<!\?)::)|(?:\?\d*|[:@$]\w+|%s\b|%\(\w+\)s)"""
+    r"""(?:::[a-z]\w*(?:\ (?:precision|varying|with(?:out)?\ time\ zone))?(?:\(\d+(?:,\ ?\d+)?\))?(?:\[\])?)?""",
+    re.IGNORECASE,
+)
 
 _FIRST_WORD = re.compile(r"(?:\s|\(|--[^\n]*(?:\n|$)|/\*.*?\*/)*(\w+)", re.DOTALL)
 

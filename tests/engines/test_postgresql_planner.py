@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from flask_dbopt.engines.postgresql import planner as planners
 from flask_dbopt.engines.postgresql.planner import PostgreSQLPlanner
 from flask_dbopt.errors import AdviceError, DatabaseUnavailable
-from tests.postgres import PostgresServer
+from tests.postgres import PostgresServer, postgres_server
 
 SCHEMA = """
     CREATE TABLE word (id bigint PRIMARY KEY, lang text NOT NULL, text varchar, freq real, data jsonb);
@@ -278,3 +279,42 @@ def test_without_hypopg_nothing_is_tried_and_that_is_said(planner: PostgreSQLPla
     plan = planner.trial("SELECT * FROM word WHERE freq = ?", ["CREATE INDEX f ON word (freq)"])
     assert plan.problem == f"not explainable: {planner.hindrance()}"
     assert planner.trial("SELECT 1", ["CREATE INDEX ON word (freq)"]).problem.endswith("with a name can be tried")
+
+
+def test_an_index_that_hypopg_pretends_is_called_by_the_name_it_would_have(
+    postgres: PostgresServer, postgres_database: str
+) -> None:
+    with postgres.connect(postgres_database, autocommit=True) as connection:
+        connection.execute("CREATE TABLE t (a int, b int)")
+        connection.execute("INSERT INTO t SELECT n, n FROM generate_series(1, 5000) AS n")
+        connection.execute('CREATE INDEX "<1>btree_t_a" ON t (a)')
+        # HypoPG is no part of the wheel. This stands in: what it answers is what HypoPG 1.4 answers.
+        connection.execute(
+            "CREATE FUNCTION hypopg_create_index(sql text, OUT indexrelid oid, OUT indexname text) LANGUAGE plpgsql AS"
+            """ $$ BEGIN
+                IF sql NOT LIKE 'CREATE INDEX%ON t (a)' THEN RAISE 'not hypothetical: %', sql; END IF;
+                indexrelid := '"<1>btree_t_a"'::regclass; indexname := '<1>btree_t_a';
+            END $$ """
+        )
+        connection.execute("ANALYZE")
+    planner = PostgreSQLPlanner(lambda: postgres.connect(postgres_database))
+    assert planner.hindrance() == ""
+    (step,) = planner.trial("SELECT * FROM t WHERE a = ?", ['CREATE INDEX "ix a" ON t (a)']).steps
+    assert step.index == "ix a"
+    assert step.reading == "finds about 1 row of t by the index ix a (a = ?)"
+    assert "not hypothetical" in planner.trial("SELECT 1", ["CREATE INDEX b ON t (b)"]).problem
+
+
+def test_a_server_that_stops_while_an_index_is_built_is_told() -> None:
+    with postgres_server() as server:
+        planner = PostgreSQLPlanner(server.connect)
+        with server.connect() as connection:
+            connection.execute("CREATE TABLE t (a int)")
+            connection.commit()
+            connection.execute("INSERT INTO t VALUES (1)")  # CONCURRENTLY waits for its end
+            stopper = threading.Timer(0.5, server.handle.get_postmaster_info().process.kill)
+            stopper.start()
+            with pytest.raises(DatabaseUnavailable, match="the server does not answer"):
+                planner.create("CREATE INDEX ta ON t (a)")
+            stopper.join()
+            connection.close()

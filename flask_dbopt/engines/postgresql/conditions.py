@@ -33,16 +33,15 @@ def condition(node: Mapping[str, Any], key: str, alias: str | None = None) -> st
     if alias:
         own = {alias, f'"{alias}"'}
         text = _QUALIFIED.sub(lambda match: "" if match["source"] in own else match[0], text)
-    text = " AND ".join(map(_unwrapped, _parts(_unwrapped(text), " AND ")))
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return _cut(_joined(text))
 
 
 def listed(node: Mapping[str, Any], key: str) -> str:
     """``lang, freq DESC``: the columns of a sort or a group, without their table's name if there is only one."""
-    text = ", ".join(_unwrapped(_NOISE.sub(_plain, part)) for part in node.get(key, ()))
+    text = ", ".join(_term(_NOISE.sub(_plain, part)) for part in node.get(key, ()))
     if len({match["source"] for match in _QUALIFIED.finditer(text)}) == 1:
         text = _QUALIFIED.sub("", text)
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return _cut(text)
 
 
 def _plain(match: re.Match[str]) -> str:
@@ -69,11 +68,28 @@ def _parts(text: str, separator: str) -> list[str]:
     return [text[start:end] for start, end in zip(starts, [*cuts, len(text)], strict=True)]
 
 
-def _unwrapped(text: str) -> str:
-    """Without brackets around the whole; those around alternatives stay."""
-    while text.startswith("("):
-        closed = next((at for at, depth in _levels(text) if not depth), None)
-        if closed != len(text) - 1 or len(_parts(text[1:-1], " OR ")) > 1:
-            break
+def _closing(text: str) -> int:
+    """Where the bracket is closed that the text begins with; -1 when it begins with none."""
+    return next((at for at, depth in _levels(text) if not depth), -1) if text.startswith("(") else -1
+
+
+def _joined(text: str, within: str = "") -> str:
+    """With brackets only where AND and OR meet, and around parts of neither."""
+    while text and _closing(text) == len(text) - 1:
         text = text[1:-1]
+    for word in (" OR ", " AND "):
+        parts = _parts(text, word)
+        if len(parts) > 1:
+            joined = word.join(_joined(part, word) for part in parts)
+            return f"({joined})" if within not in ("", word) else joined
     return text
+
+
+def _term(text: str) -> str:
+    """``(lower(text)) DESC`` without the brackets."""
+    closing = _closing(text)
+    return text if closing < 0 else text[1:closing] + text[closing + 1 :]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

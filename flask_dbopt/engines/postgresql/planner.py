@@ -69,7 +69,7 @@ class PostgreSQLPlanner:
         """Why no index can be tried here; empty where HypoPG is installed."""
         try:
             with self._looking() as (session, _):
-                if session.ask("SELECT 1 AS one FROM pg_catalog.pg_extension WHERE extname = 'hypopg'"):
+                if session.ask("SELECT to_regproc('hypopg_create_index')")[0][0]:
                     return ""
         except ServerError as error:
             return str(error)

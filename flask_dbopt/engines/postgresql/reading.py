@@ -133,10 +133,10 @@ def _way(kind: str, rows: str, index: str | None, terms: str, node: Node) -> str
             return f"reads {rows}"
         case "Index Scan" | "Index Only Scan" if terms:
             return f"finds {rows} by the index {index}{bracket}"
+        case "Index Scan" | "Index Only Scan" if "Order By" in node:
+            return f"reads {rows}, the nearest first, by the index {index}"
         case "Index Only Scan":
             return f"reads {rows} from the index {index}"
-        case "Index Scan" if "Order By" in node:
-            return f"reads {rows}, the nearest first, by the index {index}"
         case "Index Scan":
             return f"reads {rows} in the order of {index}"
         case "Bitmap Index Scan":

@@ -29,7 +29,7 @@ _EXPLAINABLE = frozenset({"select", "with", "values", "insert", "update", "delet
 _BEFORE_VALUE = frozenset(
     "select distinct all where and or not in is like ilike similar to between case when then else by having on set"
     " values limit offset returning escape default from any some rows range groups for zone symmetric using first next"
-    " as overlaps both leading trailing placing".split()
+    " as overlaps both leading trailing placing passing".split()
 )
 # … and these may follow a whole value.
 _AFTER_VALUE = _BEFORE_VALUE | frozenset(

@@ -72,7 +72,8 @@ def work(node: Node, rows: float, table: str, *, limited: bool) -> str:
         case "CTE Scan":
             return f"reads what {node.get('CTE Name')} holds" + _kept(node, rows)
         case "Function Scan" | "Table Function Scan":
-            return f"reads what {node.get('Function Name') or node.get('Alias')}() gives" + _kept(node, rows)
+            name = node.get("Function Name") or node.get("Table Function Name") or node.get("Alias")
+            return f"reads what {name}() gives" + _kept(node, rows)
         case "Subquery Scan":
             return f"takes the rows of {node.get('Alias')}{_kept(node, rows)}:"
         case "Result":
