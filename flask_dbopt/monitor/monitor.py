@@ -309,7 +309,7 @@ class Monitor(Account):
         ends = self._clock() + hours * 3600 if hours is not None else until
         return self._evaluation.silence(rule, subject, ends, by)
 
-    @deed("alert.unsilence", told={"rule": "rule", "subject": "subject"})
+    @deed("alert.unsilence", told={"rule": "rule", "subject": "subject"}, found=lambda there: {"lifted": there})
     def unsilence(self, rule: str, subject: str | None = None) -> bool:
         """Lift a silence; whether there was one. An alert that still stands is told then."""
         return self._evaluation.unsilence(rule, subject)
