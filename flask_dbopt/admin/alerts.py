@@ -8,7 +8,6 @@ from flask_dbopt.admin.desk import Done, Missing, Page, Visit
 from flask_dbopt.admin.wording import span
 from flask_dbopt.audit.actor import current
 from flask_dbopt.monitor.alerts import EVERY, RuleState
-from flask_dbopt.settings import SETTINGS
 from flask_dbopt.settings.alert_rules import ALERT_RULES
 
 #: Resolved alerts that are listed; JSON has all that are kept.
@@ -34,8 +33,8 @@ class Row:
     subject: str
     tone: str
     state: str
-    key: str
     source: str
+    """Where its threshold comes from."""
 
 
 def show(visit: Visit) -> Page:
@@ -66,22 +65,14 @@ def row(visit: Visit, state: RuleState) -> Row:
     """A rule as the table shows it."""
     rule, worst, own = state.rule, state.worst, state.rule.setting
     field = "alert_rules" if state.rule.name in visit.settings.alert_rules or not own else own
-    if state.threshold is None:
-        tone, words = "", "off"
-    elif state.raised > state.silenced:
-        tone, words = "bad", f"{state.raised - state.silenced} raised"
-    elif state.silenced:
-        tone, words = "warn", f"{state.silenced} silenced"
-    else:
-        tone, words = ("", "nothing to judge") if worst is None else ("good", "well")
+    words = {"raised": f"{state.raised - state.silenced} raised", "silenced": f"{state.silenced} silenced"}
     return Row(
         rule.name,
         rule.sentence(state.threshold),
-        "" if worst is None else rule.shown(worst.value),
+        state.now,
         "" if worst is None or worst.subject in (rule.about, "monitor", "ledger") else worst.subject,
-        tone,
-        words,
-        SETTINGS[field].key,
+        {"raised": "bad", "silenced": "warn", "well": "good"}.get(state.state, ""),
+        words.get(state.state, state.state),
         visit.optimizer.sources.get(field, "default"),
     )
 

@@ -20,7 +20,7 @@ TOO_YOUNG = 10.0
 
 def show(visit: Visit) -> Page:
     report = visit.report
-    raised = [alert for alert in report.alerts if alert.resolved_at is None]
+    raised = [alert for alert in report.alerts if alert.state == "raised"]
     health = visit.optimizer.health()
     return Page(
         "",

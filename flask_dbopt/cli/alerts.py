@@ -104,7 +104,7 @@ def _list(screen: Screen, monitor: Monitor, *, with_rules: bool) -> int:
             title=f"Well again ({number(min(SHOWN, len(resolved)))} of {number(len(resolved))})",
         )
     if with_rules:
-        screen.table(("Rule", "Raised when", "Now", ">Standing"), [_state(each) for each in states], title="Rules")
+        screen.table(("Rule", "Raised when", "Now", "State"), [_state(each) for each in states], title="Rules")
     return FINDING if any(alert.state == "raised" for alert in standing) else FINE
 
 
@@ -123,13 +123,10 @@ def _row(alert: Alert, now: float) -> tuple[str, ...]:
 
 
 def _state(state: RuleState) -> tuple[str, ...]:
-    rule = state.rule
-    if state.threshold is None:
-        return rule.name, rule.sentence(None), "off", "–"
-    worst = state.worst
-    seen = "–" if worst is None else f"{rule.shown(worst.value)} ({_cut(worst.subject, 30)})"
-    silenced = f", {state.silenced} silenced" if state.silenced else ""
-    return rule.name, rule.sentence(state.threshold), seen, f"{state.raised}{silenced}" if state.raised else "–"
+    rule, worst = state.rule, state.worst
+    about = "" if worst is None else f" ({_cut(worst.subject, 30)})"
+    count = {"raised": f" {state.raised - state.silenced}", "silenced": f" {state.silenced}"}.get(state.state, "")
+    return rule.name, rule.sentence(state.threshold), f"{state.now}{about}" or "–", f"{state.state}{count}"
 
 
 def _silence(screen: Screen, monitor: Monitor, rule: str, subject: str | None, length: float | None) -> int:

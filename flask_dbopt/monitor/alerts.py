@@ -87,6 +87,23 @@ class RuleState:
     silenced: int
     """How many of these are silenced."""
 
+    @property
+    def state(self) -> str:
+        """ "off", "raised", "silenced" (all that stand), "well", or "not judged": there is too little to judge by."""
+        if self.threshold is None:
+            return "off"
+        if self.raised:
+            return "raised" if self.raised > self.silenced else "silenced"
+        return "well" if self.rule.quiet or self.worst is not None else "not judged"
+
+    @property
+    def now(self) -> str:
+        """The worst figure as people read it; empty where there is none."""
+        worst = self.worst
+        if worst is None or (worst.broken and not self.rule.below and worst.value <= worst.threshold):
+            return ""  # broken for want of something that could be measured
+        return self.rule.shown(worst.value)
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

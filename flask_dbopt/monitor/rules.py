@@ -157,7 +157,7 @@ def _backups(evidence: Evidence, threshold: float) -> Findings:
         if newest is None:
             late = evidence.life > min(FIRST_BACKUP, interval * threshold)
             message = f"there is no backup of {name} to rely on, {due}"
-            yield Finding("backup_overdue", name, message, evidence.life / interval, threshold, late)
+            yield Finding("backup_overdue", name, message, 0.0, threshold, late)
         elif evidence.now >= newest:
             age = evidence.now - newest
             message = f"the last backup of {name} is {_span(age)} old, {due}"

@@ -81,7 +81,7 @@ def test_standing_alerts_say_what_to_do_and_every_rule_what_it_finds(shop: Shop)
     assert "A reader holds an old state open" in told
     assert "the WAL is larger than 2 × DBOPT_SQLITE_WAL_LIMIT 9 × log 2 raised" in told
     assert "slow_requests p95 of an endpoint's requests is over a limit of your own – off" in told
-    assert "cache_hit_ratio the cache answers less than 50 % of its look-ups – nothing to judge" in told
+    assert "cache_hit_ratio the cache answers less than 50 % of its look-ups – not judged" in told
     assert "DBOPT_ALERT_WEBHOOK is not set" in told
 
 

@@ -29,7 +29,7 @@ def test_standing_alerts_are_told_with_what_to_do_and_exit_with_one(say, ask):
     assert told.exit_code == 1
     assert "wal_size · main · since just now" in told.output
     assert "the WAL of main has 500 B, 5.0 × its limit" in told.output
-    assert "a reader holds an old state open" in told.output
+    assert "A reader holds an old state open" in told.output
     code, told = ask("alerts")
     assert code == 1
     assert {(alert["subject"], alert["state"]) for alert in told["alerts"]} == {("main", "raised"), ("log", "raised")}
@@ -74,10 +74,10 @@ def test_silenced_alerts_show_and_exit_with_nothing(say, ask):
 @pytest.mark.usefixtures("swollen")
 def test_rules_are_listed_with_what_they_find(say):
     told = " ".join(say("alerts", "--rules").output.split())
-    assert "wal_size the WAL is larger than 2 × DBOPT_SQLITE_WAL_LIMIT 9 × (log) 2" in told
-    assert "slow_requests p95 of an endpoint's requests is over a limit of your own off –" in told
+    assert "wal_size the WAL is larger than 2 × DBOPT_SQLITE_WAL_LIMIT 9 × (log) raised 2" in told
+    assert "slow_requests p95 of an endpoint's requests is over a limit of your own – off" in told
     say("alerts", "--silence", "wal_size")
-    assert "9 × (log) 2, 2 silenced" in " ".join(say("alerts", "--rules").output.split())
+    assert "9 × (log) silenced 2" in " ".join(say("alerts", "--rules").output.split())
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 import flask_dbopt
 from flask_dbopt.errors import ConfigurationError
 from flask_dbopt.settings import SETTINGS, SQLITE_PRAGMAS, Settings, resolve
+from flask_dbopt.settings.alert_rules import ALERT_RULES
 
 MISSION_NAMES = {
     "DB_MAX_CONNECTIONS": ("pool_max", "7", 7),
@@ -301,7 +302,7 @@ def test_what_was_given_without_effect_is_told() -> None:
 def test_every_setting_is_read_by_some_room_or_said_to_come_later() -> None:
     package = Path(flask_dbopt.__file__).parent
     sources = [file.read_text() for file in package.rglob("*.py") if file.parent.name != "settings"]
-    read = set(re.findall(r"settings\.(\w+)", "\n".join(sources)))
+    read = set(re.findall(r"settings\.(\w+)", "\n".join(sources))) | {rule.setting for rule in ALERT_RULES.values()}
     assert {one.name for one in SETTINGS.values() if not one.later} <= read
     assert {one.name for one in SETTINGS.values() if one.later} & read == set()
 
