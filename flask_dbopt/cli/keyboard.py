@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import sys
@@ -13,6 +14,8 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 _ENDINGS = (signal.SIGTERM, signal.SIGHUP)
+#: What arrows, function keys and the like send.
+_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|O.|.)?", re.DOTALL)
 
 
 class Keyboard:
@@ -24,6 +27,7 @@ class Keyboard:
     def __init__(self) -> None:
         self._terminal: int | None = None
         self._before: list[Any] = []
+        self._typed: list[str] = []
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> Keyboard:
@@ -52,6 +56,8 @@ class Keyboard:
 
     def wait(self, seconds: float) -> str:
         """The next key, or "" when none was pressed for so long; keys that send several signs are left out."""
+        if self._typed:
+            return self._typed.pop(0)
         if self._terminal is None:
             time.sleep(seconds)
             return ""
@@ -61,7 +67,8 @@ class Keyboard:
         typed = os.read(self._terminal, 64)
         if not typed:  # the terminal is gone
             raise EOFError
-        return "" if typed.startswith(b"\x1b") else typed[:1].decode("latin-1")
+        self._typed = list(_SEQUENCE.sub("", typed.decode("latin-1")))
+        return self._typed.pop(0) if self._typed else ""
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:

@@ -169,8 +169,10 @@ def test_it_may_be_left_for_a_while(opened):
     assert " -icanon" not in "\n".join(shell.shows(" icanon"))
     shell.press("clear; fg\n")
     shell.shows("Queries by")
+    prompts = shell.written.count(b"$ ")
     shell.press("q")
-    shell.press("clear; echo it ended with $?; exit\n")
+    shell.until(lambda _: shell.written.count(b"$ ") > prompts)
+    shell.press("echo it ended with $?; exit\n")
     assert shell.ended() == 0
     assert b"it ended with 0" in shell.written
 
