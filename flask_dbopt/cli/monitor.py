@@ -76,7 +76,7 @@ def command(screen: Screen, interval: float, once: bool, since: float, sort: str
         screen.data(as_dict(report))
         for part in parts(report, limit=limit):
             screen.show(part)
-        return FINDING if any(alert.resolved_at is None for alert in report.alerts) else FINE
+        return FINDING if any(alert.state == "raised" for alert in report.alerts) else FINE
     try:
         if screen.interactive and not screen.console.is_dumb_terminal:
             from flask_dbopt.cli.dashboard import View

@@ -15,7 +15,7 @@ def parts(report: Report, *, limit: int) -> Iterator[Any]:
     """Everything worth seeing, most urgent first; empty parts are left out."""
     yield overview(report)
     yield ""
-    raised = [alert for alert in report.alerts if alert.resolved_at is None]
+    raised = [alert for alert in report.alerts if alert.state == "raised"]
     if raised:
         yield table(
             ("Alert", "About", "What", ">Since"),
