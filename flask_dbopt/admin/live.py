@@ -67,7 +67,15 @@ def answer(visit: Visit, resource: str) -> Any:
         "queries": {"queries": report.queries},
         "requests": {"endpoints": report.endpoints, "requests": report.requests},
         "indexes": {"recommendations": report.recommendations},
-        "pool": {"databases": {each.name: each.pool for each in report.databases}},
+        "pool": {
+            "databases": {each.name: each.pool for each in report.databases},
+            "writers": {
+                each.name: {**plain(each.writers), "holders": each.holders}
+                for each in report.databases
+                if each.writers is not None
+            },
+            "lost_updates": report.lost_updates,
+        },
         "cache": report.cache,
         "backups": {
             "databases": {
