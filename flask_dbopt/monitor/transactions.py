@@ -96,7 +96,7 @@ class Reader:
 
     def __init__(self, sight: Sight) -> None:
         self._sight = sight
-        self._known: dict[tuple[str, str], tuple[Deed, frozenset[str]]] = {}
+        self._known: dict[str, dict[str, tuple[Deed, frozenset[str]]]] = {}
 
     def forget(self) -> None:
         """The schema may have changed."""
@@ -104,32 +104,32 @@ class Reader:
 
     def transactions(self, records: Iterable[Record]) -> Iterator[Transaction]:
         """Those that wrote and were committed, in one piece of work."""
-        each: dict[str, _Course] = {}
+        courses: dict[str, _Course] = {}
+        database = ""
         for record in records:
-            sql, _, _, _, _, started, database = record
-            course = each.get(database)
-            if course is None:
-                course = each[database] = _Course()
-            deed, tables = self.deed(database, sql)
-            if not started:
-                deed = Deed.UNCLEAR
-            done = course.step(deed, tables, record)
+            if record[6] != database:
+                database = record[6]
+                course = courses.setdefault(database, _Course())
+                known = self._known.setdefault(database, {})
+            deed, tables = known.get(record[0]) or self._meet(database, record[0])
+            if deed is Deed.READS and record[3] is None and record[5]:
+                course.read(tables, record[0], record[5] + record[1])
+                continue
+            done = course.step(deed if record[5] else Deed.UNCLEAR, tables, record)
             if done is not None and (course.said_begin or not self._sight.autocommits(database)):
                 yield done
             if done is not None or deed is Deed.ROLLS_BACK:
-                each[database] = _Course()
+                course = courses[database] = _Course()
 
-    def deed(self, database: str, sql: str) -> tuple[Deed, frozenset[str]]:
+    def _meet(self, database: str, sql: str) -> tuple[Deed, frozenset[str]]:
         """What a statement does to a transaction, and the tables it reads or writes."""
-        key = (database, sql)
-        known = self._known.get(key)
-        if known is None:
-            known = self._look(database, sql)
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            if len(sql) <= _LONGEST_KNOWN:
-                self._known[key] = known
-        return known
+        found = self._look(database, sql)
+        known = self._known[database]
+        if len(known) >= _MOST_KNOWN:
+            known.clear()
+        if len(sql) <= _LONGEST_KNOWN:
+            known[sql] = found
+        return found
 
     def _look(self, database: str, sql: str) -> tuple[Deed, frozenset[str]]:
         found = _WORD.match(sql)
@@ -180,13 +180,21 @@ class _Course:
     stands_alone: bool = False
     """Within a savepoint, perhaps outside any transaction: what is written now may be committed without a word."""
 
+    def read(self, tables: frozenset[str], sql: str, done: float) -> None:
+        """Take in a record of a statement that only read."""
+        if self.said_begin or self.written:
+            self.fresh |= tables - self.written.keys()
+        reads = self.reads
+        reads.pop(sql, None)
+        if len(reads) >= MOST_READS:
+            del reads[next(iter(reads))]
+        reads[sql] = (tables, done)
+
     def step(self, deed: Deed, tables: frozenset[str], record: Record) -> Transaction | None:
-        """Take in the next record; the transaction that it committed, if any."""
+        """Take in any other record; the transaction that it committed, if any."""
         sql, seconds, rows, error, _, started, database = record
         if error is not None:
             self._lose()  # it may have rolled back everything
-        elif deed is Deed.READS:
-            self._read(tables, sql, started + seconds)
         elif deed is Deed.WRITES and (rows >= 0 or _IS_WITH.match(sql)):
             self._write(tables, sql, rows, started + seconds)
         elif deed is Deed.BEGINS:
@@ -208,14 +216,6 @@ class _Course:
     def _is_within(self) -> bool:
         """Whether it is known to be in a transaction."""
         return bool(self.said_begin or self.written)
-
-    def _read(self, tables: frozenset[str], sql: str, done: float) -> None:
-        if self._is_within():
-            self.fresh |= tables - self.written.keys()
-        self.reads.pop(sql, None)
-        if len(self.reads) >= MOST_READS:
-            del self.reads[next(iter(self.reads))]
-        self.reads[sql] = (tables, done)
 
     def _write(self, tables: frozenset[str], sql: str, rows: int, done: float) -> None:
         if rows < 0 and not self._is_within():

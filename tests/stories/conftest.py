@@ -109,8 +109,8 @@ class Server:
 def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     running: list[Server] = []
 
-    def start(*options: str, workers: int = 2, **environment: str) -> Server:
-        (tmp_path / "story_app.py").write_text(dedent(APP.format(token=TOKEN)))
+    def start(*options: str, workers: int = 2, app: str = "", **environment: str) -> Server:
+        (tmp_path / "story_app.py").write_text(app or dedent(APP.format(token=TOKEN)))
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
