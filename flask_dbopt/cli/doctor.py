@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import time
@@ -82,8 +83,11 @@ def _of_audit(audit: Audit) -> Finding:
     try:
         verdict = audit.verdict()
     except OSError as error:
-        return checks.audit(audit.path, None, audit.problem or str(error))
-    return checks.audit(audit.path, verdict, audit.problem)
+        return checks.audit(audit.path, None, str(error))
+    path = audit.path
+    there = next((each for each in (path, *path.parents) if each.exists()), None) if path is not None else None
+    problem = "" if there is None or os.access(there, os.W_OK) else "it cannot be written"
+    return checks.audit(path, verdict, problem)
 
 
 def _of_file(who: Target, one: Database, path: Path) -> Iterator[Finding]:
