@@ -37,6 +37,25 @@ def test_an_index_is_built_only_after_a_second_look(staged: Any) -> None:
     assert "Built: CREATE INDEX keyword_word" in client.get(answer.location).text
 
 
+def test_the_second_look_says_what_building_means_on_a_server(staged: Any) -> None:
+    staged.rooms.writers_wait = False
+    staged.optimizer.databases["default"].backups = None
+    client = staged.signed_in()
+    page = client.get("/_dbopt/indexes/feedc0ffee01").text
+    assert "the app reads and writes on meanwhile" in page
+    assert "A backup is taken" not in page
+    client.post("/_dbopt/indexes/feedc0ffee01/apply", data={"csrf": csrf_of(page)})
+    assert staged.rooms.asked == [("apply", "feedc0ffee01")]
+
+
+def test_where_nothing_can_be_tried_the_page_says_why(staged: Any) -> None:
+    staged.rooms.hindrance = lambda: "an index can not be tried without HypoPG"
+    assert (
+        "Nothing is advised here: an index can not be tried without HypoPG."
+        in staged.signed_in().get("/_dbopt/indexes").text
+    )
+
+
 def test_advice_that_is_no_longer_given_cannot_be_applied(staged: Any) -> None:
     assert staged.client.post("/_dbopt/indexes/000000000000/apply", headers=BEARER).status_code == 404
     staged.rooms.recommend = lambda force=False: () if force else staged.rooms.report.recommendations

@@ -23,7 +23,8 @@ def kinds(sql: str) -> list[tuple[str, tuple[str, ...]]]:
 @pytest.mark.parametrize(
     "condition",
     ["a = ?", "? = a", "a == ?", "a IS ?", "a IN (?, ?)", "a IN (SELECT x FROM u)", "a IS NULL", "a = :name",
-     "a = @name", "a = $name", "a = ?1", "(a) = ?", "a = (SELECT max(x) FROM u)", '"a" = ?', "[a] = ?"],
+     "a = @name", "a = $name", "a = ?1", "a = ?::VARCHAR", "a = %(x)s::TIMESTAMP WITH TIME ZONE", "a = %s",
+     "(a) = ?", "a = (SELECT max(x) FROM u)", '"a" = ?', "[a] = ?"],
 )  # fmt: skip
 def test_an_equality_is_seen_however_it_is_written(condition: str) -> None:
     assert kinds(f"SELECT * FROM t WHERE {condition}") == [("equality", ("a",))]
