@@ -81,3 +81,34 @@ def make_pool(connector: SQLiteConnector) -> Iterator[Callable[..., Pool]]:
         pool.collect_dropped()
         for entry in pool.lent.values():
             pool.connector.close(entry.connection)
+
+
+@pytest.fixture
+def count() -> Callable[[Pool], int]:
+    """Counts the words by a loan of its own, from any thread."""
+
+    def count(pool: Pool) -> int:
+        connection = pool.lend(Arguments(check_same_thread=False))
+        found: int = connection.execute("SELECT count(*) FROM word").fetchone()[0]
+        connection.close()
+        return found
+
+    return count
+
+
+@pytest.fixture
+def replace() -> Callable[[Path, int], None]:
+    """Puts another file under the same name, as a deployment or a careless restore does it."""
+
+    def replace(path: Path, rows: int) -> None:
+        other = path.with_suffix(".new")
+        connection = sqlite3.connect(other)
+        connection.execute("CREATE TABLE word (id INTEGER PRIMARY KEY, text TEXT)")
+        connection.executemany("INSERT INTO word (text) VALUES (?)", [("other",)] * rows)
+        connection.commit()
+        connection.close()
+        for suffix in ("-wal", "-shm"):
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
+        other.replace(path)
+
+    return replace

@@ -21,17 +21,11 @@ from flask_dbopt.pool.line import Line
 from flask_dbopt.pool.pool import Pool
 
 Make = Callable[..., Pool]
+Count = Callable[[Pool], int]
 ANY_THREAD = Arguments(check_same_thread=False)
 INSERT = "INSERT INTO word (text) VALUES ('more')"
 COUNT = "SELECT count(*) FROM word"
 DESCRIPTORS = Path("/proc/self/fd")
-
-
-def count(pool: Pool) -> int:
-    connection = pool.lend(ANY_THREAD)
-    found: int = connection.execute(COUNT).fetchone()[0]
-    connection.close()
-    return found
 
 
 def in_threads(number: int, work: Callable[[], object]) -> list[object]:
@@ -55,7 +49,7 @@ def in_threads(number: int, work: Callable[[], object]) -> list[object]:
 # --- threads ---
 
 
-def test_a_thread_that_dies_while_holding_gives_its_place_back(make_pool: Make) -> None:
+def test_a_thread_that_dies_while_holding_gives_its_place_back(make_pool: Make, count: Count) -> None:
     pool = make_pool(maximum=1, timeout=5)
 
     def die() -> None:
@@ -81,7 +75,7 @@ def test_a_thread_that_dies_while_a_global_holds_its_connection_is_named_as_ende
     kept.pop().close()
 
 
-def test_a_storm_of_timeouts_leaves_every_place_free(make_pool: Make) -> None:
+def test_a_storm_of_timeouts_leaves_every_place_free(make_pool: Make, count: Count) -> None:
     heard: list[str] = []
     pool = make_pool(maximum=2, timeout=0.05, emit=lambda name, **_: heard.append(name))
     held = [pool.lend(ANY_THREAD, None, "GET slow"), pool.lend(ANY_THREAD, None, "GET slower")]
@@ -133,7 +127,7 @@ def test_a_receiver_of_the_timeout_may_ask_the_pool(make_pool: Make) -> None:
     held.close()
 
 
-def test_an_interrupt_while_waiting_leaves_the_line(make_pool: Make) -> None:
+def test_an_interrupt_while_waiting_leaves_the_line(make_pool: Make, count: Count) -> None:
     class Interrupted(BaseException): ...
 
     def interrupt(*_: Any) -> None:
@@ -193,7 +187,7 @@ def test_a_place_that_nobody_else_wants_wakes_the_first_in_line_at_once() -> Non
 # --- processes ---
 
 
-def test_a_fork_with_connections_out_leaves_the_parents_transaction_alone(make_pool: Make) -> None:
+def test_a_fork_with_connections_out_leaves_the_parents_transaction_alone(make_pool: Make, count: Count) -> None:
     pool = make_pool(maximum=2, timeout=1)
     held = pool.lend(ANY_THREAD)
     held.execute(INSERT)
@@ -218,7 +212,7 @@ def test_a_fork_with_connections_out_leaves_the_parents_transaction_alone(make_p
     assert count(pool) == 4
 
 
-def test_a_child_forked_while_others_waited_has_an_empty_line(make_pool: Make) -> None:
+def test_a_child_forked_while_others_waited_has_an_empty_line(make_pool: Make, count: Count) -> None:
     pool = make_pool(maximum=1, timeout=5)
     held = pool.lend(ANY_THREAD)
     thread = threading.Thread(target=count, args=(pool,))
@@ -235,7 +229,9 @@ def test_a_child_forked_while_others_waited_has_an_empty_line(make_pool: Make) -
     thread.join()
 
 
-def test_a_process_killed_in_a_transaction_leaves_the_others_a_whole_database(make_pool: Make, path: Path) -> None:
+def test_a_process_killed_in_a_transaction_leaves_the_others_a_whole_database(
+    make_pool: Make, path: Path, count: Count
+) -> None:
     pool = make_pool(maximum=1)
     assert count(pool) == 3
     script = """
@@ -275,7 +271,7 @@ def test_closing_wakes_those_who_wait(make_pool: Make) -> None:
     assert not pool.stock.entries
 
 
-def test_many_pools_made_and_closed_keep_no_descriptor(connector: SQLiteConnector) -> None:
+def test_many_pools_made_and_closed_keep_no_descriptor(connector: SQLiteConnector, count: Count) -> None:
     before = len(list(DESCRIPTORS.iterdir()))
     for _ in range(20):  # as many reloads
         pool = Pool("reloaded", connector)

@@ -20,36 +20,20 @@ from flask_dbopt.errors import DatabaseUnavailable
 from flask_dbopt.pool.pool import Pool
 
 Make = Callable[..., Pool]
+Count = Callable[[Pool], int]
+Replace = Callable[[Path, int], None]
 ANY_THREAD = Arguments(check_same_thread=False)
 INSERT = "INSERT INTO word (text) VALUES ('more')"
 COUNT = "SELECT count(*) FROM word"
 DESCRIPTORS = Path("/proc/self/fd")
 
 
-def count(pool: Pool) -> int:
-    connection = pool.lend(ANY_THREAD)
-    found: int = connection.execute(COUNT).fetchone()[0]
-    connection.close()
-    return found
-
-
-def replace(path: Path, rows: int) -> None:
-    """Another file under the same name, as a deployment or a careless restore does it."""
-    other = path.with_suffix(".new")
-    connection = sqlite3.connect(other)
-    connection.execute("CREATE TABLE word (id INTEGER PRIMARY KEY, text TEXT)")
-    connection.executemany("INSERT INTO word (text) VALUES (?)", [("other",)] * rows)
-    connection.commit()
-    connection.close()
-    for suffix in ("-wal", "-shm"):
-        Path(f"{path}{suffix}").unlink(missing_ok=True)
-    other.replace(path)
-
-
 # --- files ---
 
 
-def test_a_file_that_is_replaced_under_load_is_read_by_every_loan_after_it(make_pool: Make, path: Path) -> None:
+def test_a_file_that_is_replaced_under_load_is_read_by_every_loan_after_it(
+    make_pool: Make, path: Path, count: Count, replace: Replace
+) -> None:
     pool = make_pool(maximum=4)
     replaced = threading.Event()
     wrong: list[int] = []
@@ -78,7 +62,9 @@ def test_a_file_that_is_replaced_under_load_is_read_by_every_loan_after_it(make_
     assert count(pool) == 7
 
 
-def test_a_loan_that_was_out_when_its_file_was_replaced_is_not_lent_again(make_pool: Make, path: Path) -> None:
+def test_a_loan_that_was_out_when_its_file_was_replaced_is_not_lent_again(
+    make_pool: Make, path: Path, count: Count, replace: Replace
+) -> None:
     pool = make_pool(maximum=2)
     old = pool.lend(ANY_THREAD)
     assert old.execute(COUNT).fetchone() == (3,)
@@ -90,7 +76,9 @@ def test_a_loan_that_was_out_when_its_file_was_replaced_is_not_lent_again(make_p
     assert pool.stats().pool_size == 1
 
 
-def test_a_file_that_is_deleted_and_made_again_leaves_no_old_descriptor(make_pool: Make, path: Path) -> None:
+def test_a_file_that_is_deleted_and_made_again_leaves_no_old_descriptor(
+    make_pool: Make, path: Path, count: Count, replace: Replace
+) -> None:
     pool = make_pool()
     count(pool)
     path.unlink()
@@ -149,7 +137,7 @@ pool.close(); print(len(pool.stock.entries))
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
 
 
-def test_running_out_of_descriptors_costs_no_place(path: Path, connector: SQLiteConnector) -> None:
+def test_running_out_of_descriptors_costs_no_place(path: Path, connector: SQLiteConnector, count: Count) -> None:
     pool = Pool("few", connector, maximum=2, timeout=0.1)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = max(int(link.name) for link in DESCRIPTORS.iterdir())
@@ -169,7 +157,9 @@ def test_running_out_of_descriptors_costs_no_place(path: Path, connector: SQLite
     pool.close()
 
 
-def test_a_folder_that_goes_away_and_comes_back_is_connected_to_again(make_pool: Make, path: Path) -> None:
+def test_a_folder_that_goes_away_and_comes_back_is_connected_to_again(
+    make_pool: Make, path: Path, count: Count
+) -> None:
     pool = make_pool(timeout=0.1)
     assert count(pool) == 3
     away = path.parent.with_name("away")
@@ -183,7 +173,9 @@ def test_a_folder_that_goes_away_and_comes_back_is_connected_to_again(make_pool:
 # --- connections ---
 
 
-def test_a_connection_killed_in_a_transaction_loses_the_transaction_and_nothing_else(make_pool: Make) -> None:
+def test_a_connection_killed_in_a_transaction_loses_the_transaction_and_nothing_else(
+    make_pool: Make, count: Count
+) -> None:
     pool = make_pool(maximum=1, timeout=0.5)
     connection = pool.lend(ANY_THREAD)
     connection.execute(INSERT)
@@ -193,7 +185,7 @@ def test_a_connection_killed_in_a_transaction_loses_the_transaction_and_nothing_
     assert pool.stats().returns_bad == 1
 
 
-def test_a_killed_connection_that_is_still_held_keeps_nobody_from_its_place(make_pool: Make) -> None:
+def test_a_killed_connection_that_is_still_held_keeps_nobody_from_its_place(make_pool: Make, count: Count) -> None:
     pool = make_pool(maximum=1, timeout=0.5)
     connection = pool.lend(ANY_THREAD)
     sqlite3.Connection.close(connection)
@@ -204,7 +196,7 @@ def test_a_killed_connection_that_is_still_held_keeps_nobody_from_its_place(make
     assert len(pool.line.free) == 1
 
 
-def test_a_statement_that_is_interrupted_leaves_its_connection_fit(make_pool: Make) -> None:
+def test_a_statement_that_is_interrupted_leaves_its_connection_fit(make_pool: Make, count: Count) -> None:
     pool = make_pool(maximum=1)
     connection = pool.lend(ANY_THREAD)
     timer = threading.Timer(0.05, connection.interrupt)
@@ -220,7 +212,7 @@ def test_a_statement_that_is_interrupted_leaves_its_connection_fit(make_pool: Ma
     assert pool.stats().connections_num == 1
 
 
-def test_every_idle_connection_dead_at_once_is_one_borrowers_affair(make_pool: Make, clock: Any) -> None:
+def test_every_idle_connection_dead_at_once_is_one_borrowers_affair(make_pool: Make, clock: Any, count: Count) -> None:
     pool = make_pool(maximum=5, clock=clock)
     held = [pool.lend(ANY_THREAD) for _ in range(5)]
     while held:
@@ -234,7 +226,7 @@ def test_every_idle_connection_dead_at_once_is_one_borrowers_affair(make_pool: M
 
 
 def test_a_connector_that_fails_while_lending_costs_neither_place_nor_connection(
-    make_pool: Make, connector: SQLiteConnector, monkeypatch: pytest.MonkeyPatch
+    make_pool: Make, connector: SQLiteConnector, monkeypatch: pytest.MonkeyPatch, count: Count
 ) -> None:
     pool = make_pool(maximum=1, timeout=0.1)
 

@@ -19,6 +19,7 @@ import pytest
 from flask_dbopt.errors import WriterTimeout
 from flask_dbopt.lease import file_name
 from flask_dbopt.pool.lane import Lane, Turn
+from flask_dbopt.pool.writers import MOST_NAMED, OTHERS, Holder, holders_of
 
 FILE = (1, 2)
 
@@ -316,3 +317,72 @@ def test_a_clock_that_stands_still_ends_the_wait_all_the_same(make_lane):
     lane = make_lane(clock=lambda: 7.0)
     lane.enter("first", FILE, patiently)
     assert isinstance(in_thread(lambda: lane.enter("second", FILE, lambda: 0.1)), WriterTimeout)
+
+
+# --- figures ---
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_turns_and_who_had_them_are_counted(make_lane):
+    clock = Clock()
+    lane = make_lane(clock=clock)
+    for who, seconds in (("POST order.create", 0.25), ("POST order.create", 0.5), ("a job", 0.125)):
+        turn = lane.enter(who, FILE, patiently)
+        assert lane.stats().writers_active == 1
+        clock.now += seconds
+        lane.leave(turn)
+    counters = lane.counters()
+    assert (counters["writers_num"], counters["writers_queued"], counters["writers_usage_ms"]) == (3, 0, 875.0)
+    assert holders_of(counters, "") == (Holder("POST order.create", 2, 750.0), Holder("a job", 1, 125.0))
+    assert lane.stats().gauges() == {"writers_active": 0, "writers_waiting": 0, "writers_wait_max_ms": 0.0}
+
+
+def test_waits_and_timeouts_are_counted(make_lane):
+    lane = make_lane()
+    turn = lane.enter("first", FILE, patiently)
+    thread = threading.Thread(target=lambda: lane.leave(lane.enter("second", FILE, patiently)))
+    thread.start()
+    while not lane.stats().writers_waiting:
+        time.sleep(0.001)
+    assert isinstance(in_thread(lambda: lane.enter("third", FILE, lambda: 0.05)), WriterTimeout)
+    lane.leave(turn)
+    thread.join()
+    stats = lane.stats()
+    assert (stats.writers_num, stats.writers_queued, stats.writers_errors) == (2, 1, 1)
+    assert stats.writers_wait_ms == stats.writers_wait_max_ms > 50
+    assert stats.writers_waiting == stats.writers_active == 0
+
+
+def test_a_wait_for_another_process_counts_as_well(make_lane, other_process):
+    process, lane = other_process(), make_lane()
+    with pytest.raises(WriterTimeout):
+        lane.enter("mine", FILE, lambda: 0.05)
+    threading.Timer(0.1, process.kill).start()
+    lane.leave(lane.enter("mine", FILE, patiently))
+    stats = lane.stats()
+    assert (stats.writers_num, stats.writers_queued, stats.writers_errors) == (1, 1, 1)
+    assert holders_of(lane.counters(), "")[0].turns == 1
+
+
+def test_only_so_many_writers_have_a_name(make_lane):
+    lane = make_lane()
+    for number in range(MOST_NAMED + 20):
+        lane.leave(lane.enter(f"thread {number}", FILE, patiently))
+    found = {holder.who: holder.turns for holder in holders_of(lane.counters(), "")}
+    assert len(found) == MOST_NAMED + 1
+    assert found[OTHERS] == 20
+
+
+def test_a_forked_child_counts_from_zero(make_lane):
+    lane = make_lane()
+    lane.leave(lane.enter("parent", FILE, patiently))
+    lane.abandon()
+    assert lane.stats().writers_num == 0
+    assert holders_of(lane.counters(), "") == ()

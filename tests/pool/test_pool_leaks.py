@@ -16,28 +16,9 @@ from flask_dbopt.pool.pool import Pool
 from flask_dbopt.pool.upkeep import Upkeep
 
 Make = Callable[..., Pool]
+Count = Callable[[Pool], int]
+Replace = Callable[[Path, int], None]
 ANY_THREAD = Arguments(check_same_thread=False)
-COUNT = "SELECT count(*) FROM word"
-
-
-def count(pool: Pool) -> int:
-    connection = pool.lend(ANY_THREAD)
-    found: int = connection.execute(COUNT).fetchone()[0]
-    connection.close()
-    return found
-
-
-def replace(path: Path, rows: int) -> None:
-    """Another file under the same name, as a deployment or a careless restore does it."""
-    other = path.with_suffix(".new")
-    connection = sqlite3.connect(other)
-    connection.execute("CREATE TABLE word (id INTEGER PRIMARY KEY, text TEXT)")
-    connection.executemany("INSERT INTO word (text) VALUES (?)", [("other",)] * rows)
-    connection.commit()
-    connection.close()
-    for suffix in ("-wal", "-shm"):
-        Path(f"{path}{suffix}").unlink(missing_ok=True)
-    other.replace(path)
 
 
 # --- leaks and reconnecting ---
@@ -79,7 +60,7 @@ def test_a_second_leak_of_the_same_borrower_says_where_it_borrowed(
 
 
 def test_connecting_is_tried_again_ever_more_slowly_and_given_up_aloud_once(
-    pool: Pool, upkeep: Upkeep, clock: Any, path: Path, caplog: pytest.LogCaptureFixture
+    pool: Pool, upkeep: Upkeep, clock: Any, path: Path, caplog: pytest.LogCaptureFixture, count: Count, replace: Replace
 ) -> None:
     told: list[Pool] = []
     pool.reconnect_failed = told.append
