@@ -279,8 +279,16 @@ class Intake:
     def _count_runs(self, records: list[Record], endpoint: str, at: float) -> None:
         if not records:
             return
-        for sql, seconds, *_ in self.tally.statements(records, endpoint, at, self._settings.monitor_slow_seconds):
-            self.later("slow_query", sql=fingerprint(sql), seconds=seconds, endpoint=endpoint)
+        for record in self.tally.statements(records, endpoint, at, self._settings.monitor_slow_seconds):
+            query, place = fingerprint(record[0]), self.recorder.places.get(record[0])
+            self.later(
+                "slow_query",
+                sql=query,
+                seconds=record[1],
+                endpoint=endpoint,
+                id=identify(query, record[6]),
+                place=place,
+            )
         if signals.query_executed.receivers:
             for sql, seconds, rows, error, cached, *_ in records:
                 self.later(
@@ -298,9 +306,11 @@ class Intake:
         for signal, details in told:
             if signal == "slow_query":
                 log.warning(
-                    "slow query: %.1f ms in %s: %s",
+                    "slow query %s: %.1f ms in %s%s: %s",
+                    details["id"],
                     details["seconds"] * 1e3,
                     details["endpoint"] or "no request",
+                    f" at {details['place']}" if details["place"] else "",
                     details["sql"],
                 )
             self._emit(signal, **details)
