@@ -13,7 +13,9 @@ log = logging.getLogger("flask_dbopt")
 _namespace = Namespace()
 
 query_executed = _namespace.signal("query_executed", "after each statement: sql, seconds, rows, cached, error")
-slow_query = _namespace.signal("slow_query", "a statement over DBOPT_MONITOR_SLOW_SECONDS: sql, seconds, endpoint, id, place")
+slow_query = _namespace.signal(
+    "slow_query", "a statement over DBOPT_MONITOR_SLOW_SECONDS: sql, seconds, endpoint, id, place"
+)
 n_plus_one_detected = _namespace.signal("n_plus_one_detected", "one request repeated a statement: sql, calls, endpoint")
 suspicious_query = _namespace.signal(
     "suspicious_query", "a value of the request changed a statement's shape: sql, endpoint, place, source, blocked"

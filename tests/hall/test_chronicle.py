@@ -74,7 +74,7 @@ def test_a_process_and_its_pools_begin_and_end(shop):
 def test_a_slow_statement_is_told_without_its_values(shop):
     shop.app.test_client().get("/word/a-secret-word")
     shop.optimizer.monitor.sweep(time.time())
-    line = r"WARNING query_metrics: slow query \w{12}: [\d.]+ ms in word at \S+:\d+: SELECT text FROM word WHERE text = \?"
+    line = r"WARNING query_metrics: slow query \w{12}: [\d.]+ ms in word at \S+:\d+: SELECT text FROM word WHERE .*\?"
     assert any(re.fullmatch(line, each) for each in shop.read("query_metrics")), shop.read("query_metrics")
     logs = Path(shop.app.instance_path, "logs")
     assert not any("a-secret-word" in each.read_text() for each in logs.glob("*.log"))

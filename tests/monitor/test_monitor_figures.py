@@ -235,7 +235,9 @@ def test_a_slow_statement_is_told_as_signal_and_log_line_without_its_values(buil
     serve(monitor, "a", ("SELECT 'secret'", 0.06), ("SELECT 'quick'", 0.04), ("SELECT 'kept'", 9.0, 1, None, True))
     with caplog.at_level(logging.WARNING, "flask_dbopt.query_metrics"):
         monitor.sweep(clock.now)
-    assert heard.named("slow_query") == [{"sql": "SELECT ?", "seconds": 0.06, "endpoint": "a"}]
+    (slow,) = heard.named("slow_query")
+    assert (slow["sql"], slow["seconds"], slow["endpoint"]) == ("SELECT ?", 0.06, "a")
+    assert slow["id"] == monitor.queries()[0].id
     assert caplog.messages == ["slow query: 60.0 ms in a: SELECT ?"]
 
 
