@@ -13,6 +13,7 @@ import click
 from flask_dbopt.cli import VERBS, group
 from flask_dbopt.deeds import DEEDS
 from flask_dbopt.settings import SETTINGS
+from flask_dbopt.settings.alert_rules import ALERT_RULES
 from flask_dbopt.signals import _namespace
 
 HERE = Path(__file__).parent
@@ -63,6 +64,19 @@ def signals() -> str:
     return "\n".join([*rows, ""])
 
 
+def alerts() -> str:
+    """What each rule means, and what to do about its alerts."""
+    rows = ["| rule | raised when | looks at | needs at least | threshold |", "| --- | --- | --- | --- | --- |"]
+    for rule in ALERT_RULES.values():
+        own = f"`DBOPT_{rule.setting.upper()}`" if rule.setting else "off" if rule.default is None else ""
+        limit = own or f"{rule.default:g}{f' ({rule.unit})' if rule.unit in ('s', 'ms', 'h', 'min', '×') else ''}"
+        cells = (f"`{rule.name}`", _keys(rule.sentence(rule.default)), rule.looks, rule.needs, limit)
+        rows.append(f"| {' | '.join(map(_cell, cells))} |")
+    rows += ["", "What to do:", ""]
+    rows += [f"- `{rule.name}`: {_keys(rule.hint.replace('{subject}', 'NAME'))}" for rule in ALERT_RULES.values()]
+    return "\n".join([*rows, ""])
+
+
 def deeds() -> str:
     """What the audit log may hold."""
     rows = ["| deed | meaning |", "| --- | --- |"]
@@ -70,7 +84,7 @@ def deeds() -> str:
     return "\n".join([*rows, ""])
 
 
-PAGES = {"settings.md": settings, "cli.md": commands, "signals.md": signals, "logs.md": deeds}
+PAGES = {"settings.md": settings, "cli.md": commands, "signals.md": signals, "logs.md": deeds, "alerts.md": alerts}
 
 
 def _command(command: click.Command, path: str, heading: str) -> list[str]:
@@ -109,6 +123,11 @@ def _default(one: Any) -> str:
 
 def _not_yet(one: Any) -> str:
     return "; *no effect in this version*" if one.later else ""
+
+
+def _keys(text: str) -> str:
+    """Settings and commands as code."""
+    return re.sub(r"DBOPT_[A-Z_]+|flask db-opt [a-z]+(?: --[a-z]+ [\w]+)*", lambda found: f"`{found[0]}`", text)
 
 
 def _cell(text: str) -> str:

@@ -160,28 +160,29 @@ class Evaluation:
             if any(each.covers(alert.rule, alert.subject, now) for each in silences):
                 self._register.note(_UNTOLD, _name(alert.rule, alert.subject), alert.raised_at, now)
             else:
-                self._tell("alert_raised", alert)
+                self._tell_raised(alert)
         over = {(alert.rule, alert.subject) for alert in resolved}
         for alert in standing:
             name = _name(alert.rule, alert.subject)
             silenced = any(each.covers(alert.rule, alert.subject, now) for each in silences)
             if name in untold and not silenced and (alert.rule, alert.subject) not in over:
                 self._register.forget(_UNTOLD, name, now)
-                self._tell("alert_raised", alert)
+                self._tell_raised(alert)
         for alert in resolved:
             self._register.save(alert, now)
             name = _name(alert.rule, alert.subject)
             if name in untold:
                 self._register.forget(_UNTOLD, name, now)
             elif not any(each.covers(alert.rule, alert.subject, now) for each in silences):
-                self._tell("alert_resolved", alert)
+                self._tell_resolved(alert)
 
-    def _tell(self, signal: str, alert: Alert) -> None:
-        if signal == "alert_raised":
-            log.warning("alert %s: %s", alert.rule, alert.message)
-        else:
-            log.info("alert %s is resolved: %s", alert.rule, alert.message)
-        self._emit(signal, alert=alert)
+    def _tell_raised(self, alert: Alert) -> None:
+        log.warning("alert %s: %s", alert.rule, alert.message)
+        self._emit("alert_raised", alert=alert)
+
+    def _tell_resolved(self, alert: Alert) -> None:
+        log.info("alert %s is resolved: %s", alert.rule, alert.message)
+        self._emit("alert_resolved", alert=alert)
 
     def alerts(self) -> list[Alert]:
         """Standing alerts, the newest first, then those that were resolved, for as long as figures are kept."""

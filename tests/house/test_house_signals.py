@@ -34,5 +34,5 @@ def test_a_signal_names_every_detail_that_is_sent_with_it(name, details):
     assert set(told) == details
 
 
-def test_each_signal_but_the_two_that_wait_for_a_later_version_is_sent():
-    assert set(_namespace) - {name for name, _ in sent()} == {"suspicious_query", "backup_missed"}
+def test_each_signal_is_sent():
+    assert set(_namespace) - {name for name, _ in sent()} == set()
