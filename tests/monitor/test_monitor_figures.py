@@ -238,7 +238,7 @@ def test_a_slow_statement_is_told_as_signal_and_log_line_without_its_values(buil
     (slow,) = heard.named("slow_query")
     assert (slow["sql"], slow["seconds"], slow["endpoint"]) == ("SELECT ?", 0.06, "a")
     assert slow["id"] == monitor.queries()[0].id
-    assert caplog.messages == ["slow query: 60.0 ms in a: SELECT ?"]
+    assert caplog.messages == [f"slow query {slow['id']}: 60.0 ms in a: SELECT ?"]
 
 
 def test_a_request_that_repeats_a_statement_is_told_once_for_that_request(build, serve, clock, heard):
