@@ -37,7 +37,7 @@ SECONDS = 30.0
 class Terminal:
     """A command on a terminal of a size that may change."""
 
-    def __init__(self, folder: Path, width: int, height: int, command: list[str]) -> None:
+    def __init__(self, folder: Path, width: int, height: int, command: list[str], *, mute: bool = False) -> None:
         self.main, self._side = pty.openpty()
         self.screen = pyte.Screen(width, height)
         self.stream = pyte.ByteStream(self.screen)
@@ -50,7 +50,7 @@ class Terminal:
             command,
             cwd=folder,
             env={**kept, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"},
-            preexec_fn=lambda: os.login_tty(os.dup(side)),
+            preexec_fn=lambda: _settle(side, mute),
         )
 
     def resize(self, width: int, height: int) -> None:
@@ -100,13 +100,20 @@ class Terminal:
         os.close(self._side)
 
 
+def _settle(side: int, mute: bool) -> None:
+    """In the child: this is its terminal. ``mute``: for what it writes alone."""
+    os.login_tty(os.dup(side))
+    if mute:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+
+
 @pytest.fixture
 def opened(tmp_path, database) -> Iterator[Callable[..., Terminal]]:
     (tmp_path / "shop.py").write_text(APP.format(folder=tmp_path))
     made: list[Terminal] = []
 
-    def begin(width: int, height: int, *options: str, command: list[str] | None = None) -> Terminal:
-        made.append(Terminal(tmp_path, width, height, command or [*MONITOR, *options]))
+    def begin(width: int, height: int, *options: str, command: list[str] | None = None, mute: bool = False) -> Terminal:
+        made.append(Terminal(tmp_path, width, height, command or [*MONITOR, *options], mute=mute))
         return made[-1]
 
     yield begin
@@ -156,6 +163,15 @@ def test_however_it_ends_the_terminal_is_as_it_was(opened, number, code):
         terminal.process.send_signal(number)
     assert terminal.ended() == code
     assert terminal.is_as_before()
+
+
+def test_where_nobody_can_type_it_is_only_looked_at(opened):
+    terminal = opened(80, 24, "--interval", "0.2", mute=True)
+    terminal.shows("Queries by")
+    terminal.screen.reset()
+    terminal.shows("Queries by")
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.ended() == 0
 
 
 def test_it_may_be_left_for_a_while(opened):

@@ -80,16 +80,6 @@ def at_a_terminal(tmp_path, database):
     return sit
 
 
-def test_the_monitor_s_screen_renews_itself_until_ctrl_c(at_a_terminal):
-    with at_a_terminal("monitor", "--interval", "0.1") as sitting:
-        sitting.until("Ctrl-C stops")
-        sitting.shown = ""
-        sitting.until("Ctrl-C stops")
-        sitting.process.send_signal(signal.SIGINT)
-        assert sitting.end() == 0
-        assert "Traceback" not in sitting.shown
-
-
 def test_what_cannot_be_taken_back_is_asked_first(at_a_terminal):
     with at_a_terminal("backup") as sitting:
         assert sitting.end() == 0

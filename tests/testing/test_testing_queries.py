@@ -125,12 +125,16 @@ def test_blocks_may_stand_inside_one_another(dbopt, client):
 
 def test_a_block_inside_a_request_counts_from_there_on(shop, dbopt):
     app, _ = shop
-    with app.test_request_context("/word/1"):
-        app.preprocess_request()
-        dbopt.connection.execute(ONE, (1,))
+
+    @app.get("/inside")
+    def inside():
+        dbopt.connection.execute(ONE, (1,)).fetchall()
         with dbopt.count_queries() as ran:
-            dbopt.connection.execute(ONE, (2,))
-        assert len(ran) == 1
+            dbopt.connection.execute(ONE, (2,)).fetchall()
+            app.test_client().get("/word/3")
+        return {"ran": [(each.sql, each.endpoint) for each in ran]}
+
+    assert app.test_client().get("/inside").json == {"ran": [[ONE, "inside"], [ONE, "word"]]}
 
 
 def test_a_request_that_the_test_client_keeps_open_counts(dbopt, client):
