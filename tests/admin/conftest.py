@@ -30,8 +30,10 @@ from flask_dbopt.monitor.figures import (
     SlowRunFigures,
     Worker,
 )
+from flask_dbopt.monitor.lookout import LostUpdate
 from flask_dbopt.optimizer import Health
 from flask_dbopt.pool.stats import PoolStats
+from flask_dbopt.pool.writers import Holder, WriterStats
 from flask_dbopt.report import DatabaseReport, Overview, Report
 from flask_dbopt.settings import resolve
 from flask_dbopt.settings.alert_rules import ALERT_RULES
@@ -212,9 +214,22 @@ def busy(now: float = NOW) -> Report:
                     backup(4, 75 * 3600, verified_at=None, proof=""),
                 ),
                 now + 21 * 3600,
+                WriterStats(
+                    writers_wait_max_ms=412.0,
+                    writers_num=5200,
+                    writers_queued=400,
+                    writers_wait_ms=4800.0,
+                    writers_usage_ms=9900.0,
+                    writers_errors=2,
+                ),
+                (Holder("POST save", 4100, 8200.0), Holder("POST lists.create", 1100, 1700.0)),
             ),
         ),
         recommendations=(ADVICE,),
+        lost_updates=(
+            LostUpdate("default", "saved", "save", "eeeeeeeeeeee", "dddddddddddd", "lists.create", now - 130),
+            LostUpdate("default", "list", "lists.rename", "eeeeeeeeeeee", "dddddddddddd", "", now - 900),
+        ),
         alerts=(
             Alert(
                 "query_too_slow", "aaaaaaaaaaaa", f"a query took 2.6 s, more than 2 s: {LIKE}", 2.61, 2.0, now - 1300

@@ -333,6 +333,29 @@ def test_the_pool_shows_what_is_lent_and_how_long_it_takes(staged: Any) -> None:
     assert "3 of 40 connections are lent" in [svg.get("aria-label") for svg in paper.all("svg")]
 
 
+def test_the_pool_shows_who_writes_and_who_waits_for_it(staged: Any) -> None:
+    paper = read(staged, "pool")
+    for words in ("Writers of default", "12.0ms", "412ms", "POST save 4,100 turns, 2.00ms each", "8.20s", "9.90s"):
+        assert words in paper.text
+
+
+def test_the_pool_names_updates_that_may_be_lost_and_links_their_statements(staged: Any) -> None:
+    paper = read(staged, "pool")
+    for words in ("Updates that may be lost", "lists.rename", "work outside requests", "2 min ago"):
+        assert words in paper.text
+    links = [link["href"] for link in paper.all("a")]
+    assert "/_dbopt/queries/eeeeeeeeeeee" in links
+    assert "/_dbopt/queries/dddddddddddd" in links
+
+
+def test_where_nobody_takes_turns_the_pool_says_nothing_of_them(build: Build, busy_report: Any) -> None:
+    database = dataclasses.replace(busy_report.databases[0], writers=None, holders=())
+    report = dataclasses.replace(busy_report, databases=(database,), lost_updates=())
+    text = read(build(report=report, DBOPT_ADMIN_TOKEN=TOKEN), "pool").text
+    assert "Writers" not in text
+    assert "may be lost" not in text
+
+
 def test_an_unused_pool_is_said_to_be_unused(fresh: Any) -> None:
     assert "No pool has been used yet" in read(fresh, "pool").text
 
