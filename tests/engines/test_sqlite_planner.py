@@ -140,7 +140,7 @@ def test_odd_names_reserved_words_and_odd_tables_work(made: Made) -> None:
     assert readings(planner.explain('SELECT * FROM "odd ""name USING x" WHERE "from" = ?')) == [
         'reads all 0 rows of odd "name USING x'
     ]
-    assert readings(planner.explain("SELECT * FROM f WHERE f MATCH ?")) == ["asks the virtual table f"]
+    assert readings(planner.explain("SELECT * FROM f WHERE f MATCH ?")) == ["searches the full-text table f"]
     tried = {
         'SELECT * FROM "order" WHERE "select" = ?': 'CREATE INDEX i ON "order" ("select")',
         "SELECT * FROM g WHERE twice = ?": "CREATE INDEX i ON g (twice)",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from flask_dbopt.engines.protocol import Step
@@ -22,7 +22,7 @@ _AFTER_FROM = _WITHIN_FROM | {
     "where", "group", "order", "having", "limit", "window", "union", "except", "intersect", "select", "set",
     "values", "returning",
 }  # fmt: skip
-_READ = re.compile(r"(SCAN|SEARCH) (?:TABLE |SUBQUERY )?(.+)")
+_READ = re.compile(r"(SCAN|SEARCH) (?:TABLE )?(.+)")
 _HOW = re.compile(
     r" USING (?P<automatic>AUTOMATIC )?(?:PARTIAL )?(?P<covering>COVERING )?"
     r"(?P<key>INTEGER PRIMARY KEY|PRIMARY KEY|INDEX(?: (?P<index>[^(].*?))?)(?: \((?P<terms>.*)\))?"
@@ -36,7 +36,10 @@ _STOPS = {
     "until enough": ", until as many as LIMIT wants are found",
     "the first rows": ", as many as LIMIT wants",
 }
-_SUFFIX = re.compile(r"( LEFT-JOIN| RIGHT-JOIN| EXISTS)+$")
+_SUFFIX = re.compile(r"( LEFT-JOIN| RIGHT-JOIN)+$")
+_JOINS = {" LEFT-JOIN": ", keeping rows without a match", " EXISTS": ", one match is enough"}
+# What stands beside a table's name in a plan without gathering rows of the outermost loop.
+_BESIDE = ("BLOOM FILTER", "USING ROWID SEARCH", "USING INDEX")
 
 
 def _defined_by_with(sql: str) -> set[str]:
@@ -78,6 +81,8 @@ class Names:
     """An index and, for each of its prefixes, how many rows share one value."""
     rows: Callable[[str], tuple[int, str] | None]
     """How many rows a table has, in figures and in words: ``(320000, "~320,000")``. None: not known."""
+    modules: Mapping[str, str] = field(default_factory=dict)
+    """What a virtual table is made by: ``fts5``."""
 
 
 def aliases(sql: str, tables: Iterable[str]) -> dict[str, set[str]]:
@@ -130,7 +135,10 @@ def how_far(sql: str, lines: Sequence[tuple[int, int, str]]) -> Reading:
         word = (match["word"] or "").lower()
         words.add(word)
         limited = limited or (depth == 0 and word == "limit")
-    gathers = any(parent == 0 and not _READ.fullmatch(d) and "SUBQUERY" not in d for _, parent, d in lines)
+    gathers = any(
+        parent == 0 and not _READ.fullmatch(d) and "SUBQUERY" not in d and not d.startswith(_BESIDE)
+        for _, parent, d in lines
+    )
     if not limited or gathers or words & _GATHERING or "select" not in words:
         return "everything"
     return "until enough" if words & {"where", "join"} or len(lines) > 1 else "the first rows"
@@ -138,6 +146,8 @@ def how_far(sql: str, lines: Sequence[tuple[int, int, str]]) -> Reading:
 
 def read_plan(lines: Sequence[tuple[int, int, str]], names: Names, far: Reading) -> tuple[Step, ...]:
     """EXPLAIN QUERY PLAN's ``(id, parent, detail)`` lines as steps."""
+    if not lines:  # INSERT … VALUES
+        return (Step("NO STEPS", 0, reading="reads no table"),)
     # A name that the plan computes (WITH, a subquery in FROM) hides a table of the same name.
     computed = {d.split(" ", 1)[1].lower() for *_, d in lines if d.startswith(("CO-ROUTINE ", "MATERIALIZE "))}
     depths: dict[int, int] = {}
@@ -149,7 +159,7 @@ def read_plan(lines: Sequence[tuple[int, int, str]], names: Names, far: Reading)
         if parent in repeated or detail.startswith("CORRELATED"):
             repeated.add(number)
         read = _READ.fullmatch(detail)
-        if read is None or detail.endswith(("CONSTANT ROW", "CONSTANT ROWS")):
+        if read is None or detail.endswith(("CONSTANT ROW", "CONSTANT ROWS", "VALUES CLAUSE")):
             words, sorts = _work(detail)
             steps.append(Step(detail, depths[number], sorts=sorts, reading=words))
             continue
@@ -164,7 +174,9 @@ def _access(read: re.Match[str], depth: int, names: Names, computed: set[str], f
     """One SCAN or SEARCH."""
     rest = _SUFFIX.sub("", read[2])
     alias = _leading_name(rest, names.aliases)
-    how = _HOW.fullmatch(rest[len(alias) :])
+    rest = rest.removeprefix(alias)
+    joined = next((words for mark, words in _JOINS.items() if mark in (rest[: len(mark)], read[2][-len(mark) :])), "")
+    how = _HOW.fullmatch(rest.removeprefix(" EXISTS"))
     automatic = how is not None and how["automatic"] is not None
     index = how["index"] or None if how and not automatic else None
     table = names.indexes.get(index.lower()) if index else None
@@ -173,17 +185,18 @@ def _access(read: re.Match[str], depth: int, names: Names, computed: set[str], f
     if table is None and len(meant) == 1:
         table = next(iter(meant))
     known = names.rows(table) if table else None
-    shown = names.spelled.get(table, table) if table else alias
+    shown = names.spelled.get(table, table) if table else _computed_name(alias)
     all_rows = f"all {known[1]} rows of {shown}" if known else f"all rows of {shown}"
     if far != "everything":
         all_rows = f"rows of {shown}"
-    terms = " (" + re.sub(r"(<=|>=|[<>=])", r" \1 ", how["terms"]) + ")" if how and how["terms"] else ""
+    skipped = re.findall(r"ANY\((.+?)\) AND ", how["terms"] or "") if how else []
+    terms = _terms(how["terms"] or "") if how else ""
     alone = " alone" if how and how["covering"] else ""
     # For min() and max() SQLite says SEARCH whatever it does: without an index it reads everything.
     scan = read[1] == "SCAN" or how is None
-    virtual = " VIRTUAL TABLE INDEX " in rest
+    virtual = rest.startswith(" VIRTUAL TABLE INDEX ")
     if virtual:
-        words = f"asks the virtual table {shown}"
+        words = _virtual(names.modules.get(table or "", ""), shown, rest.partition(" INDEX ")[2])
     elif automatic:
         # The index is built from every row, then thrown away.
         words = f"builds an automatic index over {all_rows} on each run{terms}"
@@ -194,25 +207,65 @@ def _access(read: re.Match[str], depth: int, names: Names, computed: set[str], f
     elif index and not terms:
         words = f"looks at one end of the index {index} of {shown}"
     elif index:
-        words = f"finds rows of {shown} by the index {index}{alone}{terms}"
+        each = f", once for each value of {', '.join(skipped)}" if skipped else ""
+        words = f"finds rows of {shown} by the index {index}{alone}{each}{terms}"
     elif how and how["key"] == "PRIMARY KEY":
         words = f"finds rows of {shown} by its primary key{terms}"
     else:
         words = f"finds rows of {shown} by rowid{terms}"
-    equal = len(re.findall(r"(?<![<>])=", how["terms"])) if how and how["terms"] else 0
-    shares = names.shares.get((index or "").lower(), ())
+    is_known = table is not None or not computed  # else it is another name of what the plan computes
+    finds = _found(names.shares.get((index or "").lower(), ()), how["terms"] or "" if how else "", len(skipped))
     return Step(
         read[0],
         depth,
         table=shown if table else None,
         index=index,
-        reads_whole_table=(scan or automatic) and not virtual and name not in computed and far != "the first rows",
+        reads_whole_table=(scan or automatic)
+        and not virtual
+        and is_known
+        and name not in computed
+        and far != "the first rows",
         rows=known[0] if known else None,
         may_stop=far != "everything",
         covering=bool(alone and index),
-        finds=shares[equal - 1] if not scan and 0 < equal <= len(shares) else None,
-        reading=words + (again if not automatic else "") + (_STOPS[far] if scan and not virtual else ""),
+        finds=None if scan else finds,
+        reading=words + ("" if automatic else again) + joined + (_STOPS[far] if scan and not virtual else ""),
     )
+
+
+def _terms(terms: str) -> str:
+    """``(x = ?)``, without the columns that are skipped over."""
+    terms = re.sub(r"ANY\(.+?\) AND ", "", terms).replace("<expr>", "expression")
+    return " (" + re.sub(r"(<=|>=|[<>=])", r" \1 ", terms) + ")" if terms else ""
+
+
+def _found(shares: Sequence[int], terms: str, skipped: int) -> int | None:
+    """How many rows one look-up finds: those that share the values of all columns compared for equality.
+
+    Where a column is skipped over, it counts as little as if the look-up ended there: an index that begins with
+    what is asked for serves better.
+    """
+    compared = skipped or len(re.findall(r"(?<![<>])=", terms.replace("<expr>", "")))
+    return shares[compared - 1] if 0 < compared <= len(shares) else None
+
+
+def _virtual(module: str, shown: str, asked: str) -> str:
+    """A virtual table, by what its module notes of the question: ``0:M1``."""
+    number, _, text = asked.partition(":")
+    if module == "fts5" and set("MLG") & set(text):
+        return f"searches the full-text table {shown}"
+    if module in ("fts3", "fts4") and int(number) > 1:
+        return f"searches the full-text table {shown}"
+    if module == "rtree" and number == "2" and text:
+        return f"finds rows of {shown} by their bounds"
+    if (module, number, text) in (("fts5", "0", ""), ("fts3", "0", ""), ("fts4", "0", ""), ("rtree", "2", "")):
+        return f"reads all rows of {shown}"
+    return f"asks the virtual table {shown}"
+
+
+def _computed_name(name: str) -> str:
+    """``(subquery-2)``, and ``SUBQUERY 2`` before SQLite 3.36, are nobody's names."""
+    return "a subquery" if re.fullmatch(r"\((?:subquery|join)-\d+\)|SUBQUERY \d+", name) else name
 
 
 def _leading_name(rest: str, known: Mapping[str, set[str]]) -> str:
@@ -231,7 +284,10 @@ _WORK: tuple[tuple[str, str], ...] = (
     (r"USE TEMP B-TREE FOR ORDER BY", "sorts in a temporary B-tree"),
     (r"USE TEMP B-TREE FOR (?:RIGHT PART|LAST .*) OF ORDER BY", "sorts partly, in a temporary B-tree"),
     (r"USE TEMP B-TREE FOR GROUP BY", "sorts for GROUP BY in a temporary B-tree"),
+    (r"USE TEMP B-TREE FOR (.*)\(ORDER BY\)", r"sorts for \1() in a temporary B-tree"),
     (r"USE TEMP B-TREE FOR (.*)", r"keeps what it has seen in a temporary B-tree, for \1"),
+    (r"CO-ROUTINE \((?:subquery|join)-\d+\)", "runs a subquery row by row:"),
+    (r"MATERIALIZE \((?:subquery|join)-\d+\)", "computes a subquery once and keeps it:"),
     (r"CO-ROUTINE (.*)", r"runs \1 row by row:"),
     (r"MATERIALIZE (.*)", r"computes \1 once and keeps it:"),
     (r"CORRELATED LIST SUBQUERY .*", "makes a list again for each row:"),
@@ -249,8 +305,13 @@ _WORK: tuple[tuple[str, str], ...] = (
     (r"INDEX (\d+)", r"side \1:"),
     (r"SETUP", "the first rows:"),
     (r"RECURSIVE STEP", "rows from the rows before:"),
-    (r"SCAN CONSTANT ROW|SCAN \d+ CONSTANT ROWS", "reads no table"),
-    (r"BLOOM FILTER ON (\S+).*", r"skips rows of \1 early by a Bloom filter"),
+    (r"SCAN CONSTANT ROW|SCAN \d+ CONSTANT ROWS|SCAN \d+-ROW VALUES CLAUSE", "reads no table"),
+    (r"BLOOM FILTER ON (\S+).*", r"skips rows early that match nothing in \1, by a Bloom filter"),
+    (r"CREATE BLOOM FILTER", "notes them in a Bloom filter, to skip rows early"),
+    (r"RIGHT-JOIN (\S+)", r"then the rows of \1 without a match:"),
+    (r"USING ROWID SEARCH ON TABLE (\S+) FOR IN-OPERATOR", r"looks into \1 by rowid, for IN"),
+    (r"USING INDEX (\S+) FOR IN-OPERATOR", r"looks into the index \1, for IN"),
+    (r"REUSE .*", "uses what was made before"),
 )
 
 

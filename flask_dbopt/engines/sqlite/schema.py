@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +18,8 @@ Statistics = tuple[tuple[str, str | None, str], ...]
 _SHADOWS = (
     "data", "idx", "content", "docsize", "config", "segments", "segdir", "stat", "node", "rowid", "parent",
 )  # fmt: skip
+
+_MODULE = re.compile(r"\bUSING\s+\W?(\w+)", re.I)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,11 @@ class Schema:
             spelled={**self.others, **{key: table.name for key, table in self.tables.items()}},
             shares={index.lower(): _shares(stat) for _, index, stat in statistics if index},
             rows=rows,
+            modules={
+                name.lower(): made[1].lower()
+                for _, name, text in self.objects
+                if text and is_virtual(text) and (made := _MODULE.search(text))
+            },
         )
 
 
