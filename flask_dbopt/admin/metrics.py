@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Statements that have series of their own: the costliest of all time. The bound on what a scraper has to keep.
 STATEMENTS = 50
+#: The same for counters that have no name of their own here: the first by name.
+MOST_EVENTS = 300
 #: Characters of a statement's text.
 LONGEST_TEXT = 200
 NO_REQUEST = "(no request)"
@@ -199,9 +202,9 @@ def _alerts(optimizer: Optimizer) -> Iterator[Family]:
 def _rest(totals: Totals) -> Iterator[Family]:
     """Counters of other rooms, so that none is left out: ``monitor.n_plus_one`` among them."""
     family = _counter("events", "Whatever else is counted, by its name.")
-    for name, amount in totals.counters.items():
-        if not name.startswith(("pool.", "cache.")):
-            family.add(amount, name=name)
+    others = ((name, amount) for name, amount in totals.counters.items() if not name.startswith(("pool.", "cache.")))
+    for name, amount in islice(others, MOST_EVENTS):
+        family.add(amount, name=name)
     yield family
 
 

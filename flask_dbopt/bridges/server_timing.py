@@ -47,7 +47,8 @@ def _say(app: Flask, response: Response, **_: Any) -> None:
     if cost is None or cost.ended is not None:
         return
     try:
-        response.headers.add("Server-Timing", header(cost, time.perf_counter(), streams=response.is_streamed))
+        streams = response.is_streamed and response.content_length is None
+        response.headers.add("Server-Timing", header(cost, time.perf_counter(), streams=streams))
     except Exception:
         log.exception("this response does not say what it cost")
 

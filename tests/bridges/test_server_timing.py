@@ -91,6 +91,12 @@ def test_what_a_stream_will_yet_run_is_not_in_it(make_app):
     assert response.data
 
 
+def test_what_is_no_stream_does_not_look_like_one(make_app):
+    client = make_app(debug=True).test_client()
+    for path in ("/five", "/nowhere", "/_dbopt"):
+        assert "before the body" not in client.get(path).headers.get("Server-Timing", "")
+
+
 def test_the_app_s_own_header_stays(make_app):
     told = make_app(debug=True).test_client().get("/own").headers.getlist("Server-Timing")
     assert told[0] == "render;dur=3"
