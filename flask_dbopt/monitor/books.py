@@ -21,6 +21,8 @@ log = logging.getLogger("flask_dbopt.monitoring")
 
 #: Seconds between two tries of a file that could not be used.
 RETRY = 30.0
+#: Tries of a change that somebody waits for while others write, each as patient as the ledger is.
+TRIES = 5
 #: Seconds for which a tally waits for other writers before it goes to memory.
 LONGEST_WAIT = 60.0
 #: Ledgers that one process sets aside before it leaves the file alone.
@@ -180,14 +182,16 @@ class Books:
     def change(self, now: float, *changes: tuple[str, list[tuple[Any, ...]]]) -> None:
         """Run statements, each with its rows, in the file, or in memory where it cannot be written."""
         with self._lock:
-            try:
-                if (disk := self._usable(now)) is not None:
-                    self._on_disk(disk, lambda disk: disk.change(*changes))
-                    return
-            except LedgerBusyError:
-                pass
-            except LedgerError as error:
-                self._give_up(error, now)
+            for _ in range(TRIES):
+                try:
+                    if (disk := self._usable(now)) is not None:
+                        self._on_disk(disk, lambda disk: disk.change(*changes))
+                        return
+                except LedgerBusyError:
+                    continue
+                except LedgerError as error:
+                    self._give_up(error, now)
+                break
             self._memory_used = True
             self._memory.change(*changes)
 

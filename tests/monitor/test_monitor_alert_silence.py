@@ -1,5 +1,9 @@
 """Silences: what nobody wants to hear shows all the same, and is told when it outlives its silence."""
 
+import sqlite3
+import threading
+from contextlib import closing
+
 import pytest
 
 
@@ -96,6 +100,26 @@ def test_a_later_silence_replaces_the_one_before(monitor, trouble, clock):
     monitor.silence("wal_size", hours=5, by="bob")
     assert [each.by for each in monitor.silences()] == ["bob"]
     assert trouble(2 * 3600, main=5) == {"main": "silenced"}
+
+
+def test_a_silence_outlasts_a_moment_in_which_others_write(build, monitor, path):
+    monitor.silence("wal_size")
+    writing, done = threading.Event(), threading.Event()
+
+    def write():
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            writing.set()
+            done.wait(0.4)
+            other.execute("ROLLBACK")
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    writing.wait()
+    monitor.silence("n_plus_one")
+    done.set()
+    thread.join()
+    assert {each.rule for each in build().silences()} == {"wal_size", "n_plus_one"}
 
 
 def test_silences_are_kept_where_the_ledger_cannot_be(build):
