@@ -35,10 +35,13 @@ class Chronicle:
         notices: Callable[[], Sequence[str]],
         *,
         logs: Logs | None,
+        leading: Callable[[], object] = lambda: None,
         version: str,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """``leading`` is called when this worker begins to lead."""
         self.name = name
+        self._leading = leading
         self.logs = logs
         self._monitor = monitor
         self._databases = databases
@@ -91,6 +94,8 @@ class Chronicle:
             self._summed_at = self._clock()
             word = "took the lease: alerts and scheduled work run here" if is_leading else "has the lease no more"
             monitoring_log.info("%s: process %d %s", self.name, os.getpid(), word)
+            if is_leading:
+                self._leading()
         now = self._clock()
         if is_leading and not 0 <= now - self._summed_at < SUMMARY_EVERY:
             since, self._summed_at = max(self._summed_at, now - SUMMARY_EVERY), now

@@ -25,6 +25,7 @@ DEEDS: dict[str, str] = {
     "figures.reset": "the recorded figures were forgotten",
     "alert.silence": "alerts of a rule are told to nobody for a while",
     "alert.unsilence": "they are told again",
+    "settings.change": "the app began with other settings than were written down last",
     "statement.refuse": "a statement was refused before it ran",
     "statement.suspect": "a statement looked like an injection, and was let through",
     "admin.sign_in": "somebody was let into the admin page",

@@ -159,6 +159,7 @@ class Optimizer:
             self.databases,
             _weakly(self.notices, default=()),
             logs=None if log_dir is None else Logs(log_dir, bounds, clock),
+            leading=partial(self.audit.note_settings, settings.changed()),
             version=self.version,
             clock=clock,
         )

@@ -78,6 +78,19 @@ class Audit:
         else:
             self._write([*self._refusals.due(note.at), note])
 
+    def note_settings(self, in_force: Mapping[str, Any]) -> None:
+        """Write down what the app is set to, if that is not what was written down last; what is secret is hidden."""
+        told: Any = _plain(in_force)
+        try:
+            entries = self.entries(deed="settings.change")
+            last = next((each.what for each in entries if each.who.get("app", "") == self._app), None)
+        except OSError:
+            last = None  # it cannot be read: the note below says what is wrong
+        before = {} if last is None else last.get("in_force", {})
+        if last is None or before != told:
+            names = sorted(name for name in {*before, *told} if before.get(name) != told.get(name))
+            self.note("settings.change", changed=names, in_force=told)
+
     def hear(self, sender: object = None, *, deed: str, outcome: str, details: Mapping[str, Any], **_: Any) -> None:
         """The receiver of the signal ``deed_done``."""
         self.note(deed, outcome, **details)
@@ -161,6 +174,8 @@ def _short(about: Mapping[str, Any]) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, (bool, int, float)):
         return value
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(part) for part in value[:100]]
     told = str(value)

@@ -169,10 +169,13 @@ class Settings:
         """The value as people may see it, in JSON's types: secrets and passwords inside URLs are hidden."""
         return SETTINGS[name].shown(getattr(self, name))
 
+    def changed(self) -> dict[str, Any]:
+        """What differs from the defaults, by key, as people may see it."""
+        return {one.key: self.shown(one.name) for one in SETTINGS.values() if getattr(self, one.name) != one.default}
+
     def __repr__(self) -> str:
         """Only what differs from the defaults, and no secret."""
-        asked = [f"{one.name}={self.shown(one.name)!r}" for one in SETTINGS.values()
-                 if getattr(self, one.name) != one.default]
+        asked = [f"{_BY_KEY[key].name}={value!r}" for key, value in self.changed().items()]
         return f"Settings({', '.join(asked)})"
 # fmt: on
 
