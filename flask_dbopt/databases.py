@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -15,6 +16,7 @@ from weakref import WeakSet, WeakValueDictionary, ref
 from flask_dbopt.advisor.advisor import Advisor
 from flask_dbopt.backup.backups import Backups
 from flask_dbopt.cache.cache import Cache, Shelf
+from flask_dbopt.deeds import REFUSED
 from flask_dbopt.engines.postgresql.planner import PostgreSQLPlanner
 from flask_dbopt.engines.protocol import Connector, Footprint, Planner, Watcher
 from flask_dbopt.engines.sqlite.checkpoints import Checkpoints
@@ -33,6 +35,8 @@ from flask_dbopt.pool.stats import PoolStats
 from flask_dbopt.pool.upkeep import Upkeep
 from flask_dbopt.settings import Settings
 from flask_dbopt.signals import Emit
+
+log = logging.getLogger("flask_dbopt.monitoring")
 
 #: Which optimizer of this process owns a file, for the drop-in module: by absolute path.
 _owners: WeakValueDictionary[str, Database] = WeakValueDictionary()
@@ -107,6 +111,7 @@ class Databases(dict[str, Database]):
         self._emit = emit
         self._clock = clock
         self._is_kept = is_kept
+        self._told = 0.0
         monitor.see_by(self)
 
     @property
@@ -158,6 +163,9 @@ class Databases(dict[str, Database]):
             busy_timeout=settings.sqlite_busy_timeout,
             turns=database.turns,
             wal_limit=self._wal_limit,
+            policy=settings.sqlite_policy if settings.enabled else None,
+            statement_timeout=settings.monitor_statement_timeout if settings.enabled else None,
+            refused=self._note_refusal,
         )
         if path and settings.enabled:
             database.pool, database.upkeep = self.build_pool(database, database.connector)
@@ -198,6 +206,22 @@ class Databases(dict[str, Database]):
 
     def _wal_limit(self) -> int:
         return self._settings.sqlite_wal_limit if self._is_kept() else 0
+
+    def _note_refusal(self, rule: str, what: str) -> None:
+        """The policy refused a statement."""
+        cost = CURRENT.get()
+        endpoint = "" if cost is None else cost.endpoint
+        self._monitor.count("policy.refused")
+        now = self._clock()
+        if abs(now - self._told) >= 1.0:  # anybody may cause them by the thousand; the audit log sums them up
+            self._told = now
+            log.warning("refused: %s, %s%s", what, rule, f" ({endpoint})" if endpoint else "")
+        self._emit(
+            "deed_done",
+            deed="statement.refuse",
+            outcome=REFUSED,
+            details={"rule": rule, "what": what, "endpoint": endpoint},
+        )
 
     def _open_windows(self, database: Database, path: str) -> None:
         settings = self._settings

@@ -328,7 +328,8 @@ def plain_connection(database: Database, readonly: bool, arguments: dict[str, An
     if database.connector is None:
         raise ConfigurationError(f"connect() opens SQLite databases, and {database.name!r} is {database.kind}")
     place, uri = database.connector.target(readonly=readonly)
-    connection: sqlite3.Connection = sqlite3.connect(place, **{**arguments, "uri": uri})
+    known = {name: value for name, value in arguments.items() if name != "statement_timeout"}
+    connection: sqlite3.Connection = sqlite3.connect(place, **{**known, "uri": uri})
     return connection
 
 

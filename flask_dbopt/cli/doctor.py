@@ -138,11 +138,13 @@ def live_pragmas(one: Database) -> dict[str, Any]:
     """The PRAGMAs of a connection as the app gets it, lent by the pool."""
     from flask_dbopt.engines.sqlite import maintenance
     from flask_dbopt.engines.sqlite.connector import Arguments
+    from flask_dbopt.engines.sqlite.limits import ours
 
     if one.pool is None:
         raise DBOptError(f"{one.name} has no pool to ask")
     connection = one.pool.lend(Arguments(), borrower="flask db-opt doctor")
     try:
-        return maintenance.pragmas(connection)
+        with ours(connection):
+            return maintenance.pragmas(connection)
     finally:
         connection.close()

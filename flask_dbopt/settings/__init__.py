@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from flask_dbopt.errors import ConfigurationError
+from flask_dbopt.settings import policy
 from flask_dbopt.settings.alert_rules import check_alert_rules
 from flask_dbopt.settings.declaration import HIDDEN, Setting, setting, text
 
@@ -96,8 +97,8 @@ class Settings:
                                          unit="seconds", low=0)
     sqlite_transactions: str = setting("app", "how transactions begin: as the app does, or IMMEDIATE",
                                        choices=("app", "immediate"))
-    sqlite_policy: Mapping[str, Any] = setting({}, "which tables and actions statements may touch",
-                                               check=_not_yet, later=True)
+    sqlite_policy: Mapping[str, Any] = setting({}, "what statements may not do, and tables they may not touch",
+                                               check=policy.read)
     sqlite_wal_limit: int = setting(64 << 20, "size that the WAL may grow to; 0: as SQLite does it",
                                     unit="bytes", low=0)
 
@@ -120,7 +121,7 @@ class Settings:
     monitor_guard: str = setting("log", "what happens to a suspected SQL injection",
                                  choices=("log", "block", "off"))
     monitor_statement_timeout: float | None = setting(None, "the longest a statement may run; None: no limit",
-                                                      unit="seconds", low=0.001, check=_not_yet, later=True)
+                                                      unit="seconds", low=0.001)
 
     advisor_min_rows: int = setting(500, "smaller tables get no advice", unit="rows", low=0)
     advisor_min_calls: int = setting(50, "statements run less often get no advice", unit="calls", low=1)

@@ -283,9 +283,6 @@ def test_a_list_is_read_with_commas_with_spaces_or_as_json(text: str) -> None:
     [
         ("backup_recipients", ["age1a"]),
         ("backup_copy_to", "/mnt/second"),
-        ("sqlite_policy", {"users": "read"}),
-        ("monitor_guard", "block"),
-        ("monitor_statement_timeout", 5),
     ],
 )
 def test_protection_that_is_not_there_yet_is_refused_rather_than_pretended(name: str, value: object) -> None:

@@ -18,6 +18,7 @@ from typing import Any, cast
 from flask_dbopt.engines.sqlite import statements
 from flask_dbopt.engines.sqlite.cursor import Cursor
 from flask_dbopt.engines.sqlite.footprint import DETERMINISTIC
+from flask_dbopt.engines.sqlite.limits import Limits, refuse_extensions
 from flask_dbopt.engines.sqlite.road import Road, note, run
 from flask_dbopt.engines.sqlite.turns import Request, Turns
 from flask_dbopt.errors import ConnectionReturned
@@ -58,6 +59,8 @@ class Connection(sqlite3.Connection):
     """How it takes turns with the other writers; None: not at all."""
     _precede: Callable[[Connection, str], bool] | None = None
     """Called before each statement, where transactions begin by themselves."""
+    _limits: Limits | None = None
+    """What its statements may do, and how long they may take; None: whatever they like."""
     _turn: Any = None
     """Its turn to write, while it has one …"""
     _begun_for: Request | None = None
@@ -246,6 +249,21 @@ def _probe_tells() -> bool:
         return _is_idle(trial) and not busy
 
 
+def _keep_authorizer(limits: Limits, connection: Connection, authorizer_callback: Any) -> None:
+    limits.keep_authorizer(connection, authorizer_callback)
+
+
+def _keep_handler(limits: Limits, connection: Connection, progress_handler: Any, n: int) -> None:
+    limits.keep_handler(connection, progress_handler, n)
+
+
+_WITHIN_LIMITS: dict[str, Callable[..., None]] = {
+    "set_authorizer": _keep_authorizer,
+    "set_progress_handler": _keep_handler,
+}
+"""The app's own, of which SQLite has one a connection; the names of their arguments are the driver's."""
+
+
 def _marking(name: str) -> Callable[..., Any]:
     """A driver's method that gives the connection a state of its own, and says so.
 
@@ -257,10 +275,14 @@ def _marking(name: str) -> Callable[..., Any]:
 
     def call(self: Connection, *arguments: Any, **keywords: Any) -> Any:
         self.check_thread()
+        if name.endswith("load_extension"):
+            refuse_extensions(self)
         made = arguments[0] if arguments else keywords.get("name")
         self._altered = True
         if not (makes_function and isinstance(made, str) and made.lower() not in DETERMINISTIC):
             self._bypasses = True
+        if self._limits is not None and name in _WITHIN_LIMITS:
+            return _WITHIN_LIMITS[name](self._limits, self, *arguments, **keywords)
         return method(self, *arguments, **keywords)
 
     call.__name__, call.__doc__ = name, method.__doc__

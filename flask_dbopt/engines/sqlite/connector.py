@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import get_ident
@@ -15,6 +15,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from flask_dbopt.engines.protocol import Condition, Identity
 from flask_dbopt.engines.sqlite.connection import Connection, Returned, forget_fault, joined_connection, take_cursors
+from flask_dbopt.engines.sqlite.limits import Limits, Refused, ours
+from flask_dbopt.engines.sqlite.policy import Policy, ReadOnly
 from flask_dbopt.engines.sqlite.road import Road, note
 from flask_dbopt.engines.sqlite.tuning import Fault, Tuning
 from flask_dbopt.engines.sqlite.turns import Turns
@@ -29,6 +31,10 @@ _total_changes = sqlite3.Connection.total_changes.__get__
 _stat = os.stat
 
 
+#: A statement's time limit where ``connect`` was not told of one: ``DBOPT_MONITOR_STATEMENT_TIMEOUT``.
+AS_SET = -1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Arguments:
     """What ``sqlite3.connect`` takes, less the database; connections opened alike may stand in for each other."""
@@ -41,6 +47,8 @@ class Arguments:
     factory: type[sqlite3.Connection] | None = None
     """The app's own class wins; its connections are timed, and never lent twice."""
     cached_statements: int = 128
+    statement_timeout: float | None = AS_SET
+    """Seconds that a statement may take; None: any time."""
     readonly: bool = False
     further: tuple[tuple[str, Any], ...] = ()
     """Arguments of newer Pythons (``autocommit``), by name."""
@@ -65,10 +73,14 @@ class SQLiteConnector:
         busy_timeout: float = 5.0,
         turns: Turns | None = None,
         wal_limit: Callable[[], int] = lambda: 0,
+        policy: Mapping[str, Sequence[str]] | None = None,
+        statement_timeout: float | None = None,
+        refused: Refused = lambda rule, what: None,
     ) -> None:
         """``place``: a path, or a ``file:`` URI with its query. ``busy_timeout`` in seconds.
 
         ``wal_limit()``: bytes of WAL to leave to whoever checkpoints beside the app; 0: nobody does.
+        ``policy``: what statements may not do; ``refused(rule, what)`` hears of each that tried.
         """
         self.place = os.fspath(place)
         self.path = path_of(self.place)
@@ -84,6 +96,9 @@ class SQLiteConnector:
         self._busy_timeout = busy_timeout
         self._turns = turns
         self._wal_limit = wal_limit
+        self._policy = policy or {}
+        self._statement_timeout = statement_timeout
+        self._refused = refused
 
     def open(self, key: Hashable) -> tuple[Connection, Identity | None]:
         arguments = cast(Arguments, key)
@@ -150,6 +165,8 @@ class SQLiteConnector:
                 _run(connection, f"PRAGMA busy_timeout={round(timeout * 1000)}")
             if limit := self._wal_limit():
                 self._tuning.leave_checkpoints(connection, limit)
+            if arguments.readonly:
+                _run(connection, "PRAGMA query_only=1")  # mode=ro leaves temp tables and attached files
         except sqlite3.DatabaseError as error:
             raise DatabaseUnavailable(str(error), hint=self._why(error)) from error
         turns = None if arguments.readonly else self._turns
@@ -157,8 +174,20 @@ class SQLiteConnector:
         connection._precede = turns.precede if turns is not None and turns.wants is not None else None
         connection._bypasses = not self._is_shared
         connection._road = self._road
-        connection._ordinary = self._road.ordinary if connection._precede is None else frozenset()
+        self._limit(connection, arguments)
+        is_untimed = connection._limits is None or connection._limits.seconds is None
+        connection._ordinary = self._road.ordinary if connection._precede is None and is_untimed else frozenset()
         self._note_autocommit(connection)
+
+    def _limit(self, connection: Connection, arguments: Arguments) -> None:
+        """From here on its statements are the app's, and may not do everything."""
+        seconds = arguments.statement_timeout
+        seconds = self._statement_timeout if seconds == AS_SET else seconds
+        if arguments.readonly or self._policy or seconds is not None:
+            kind = ReadOnly if arguments.readonly else Policy
+            policy = kind(self._policy) if arguments.readonly or self._policy else None
+            connection._limits = Limits(policy, seconds, self._refused)
+            connection._limits.put_on(connection)
 
     def _note_autocommit(self, connection: Connection) -> None:
         if connection.isolation_level is None or getattr(connection, "autocommit", False) is True:
@@ -170,9 +199,10 @@ class SQLiteConnector:
         For when it is given back, so it waits for no lock.
         """
         if not connection._tuned:
-            _run(connection, "PRAGMA busy_timeout=0")
-            connection._tuned = self._tune(connection)
-            _run(connection, f"PRAGMA busy_timeout={round(self._timeout(connection._arguments) * 1000)}")
+            with ours(connection):
+                _run(connection, "PRAGMA busy_timeout=0")
+                connection._tuned = self._tune(connection)
+                _run(connection, f"PRAGMA busy_timeout={round(self._timeout(connection._arguments) * 1000)}")
 
     def _tune(self, connection: Connection) -> bool:
         """Whether the connection need not be tuned again. A lock is no failure: the next loan tries again."""
@@ -188,7 +218,15 @@ class SQLiteConnector:
 
     def elsewhere(self, place: str) -> SQLiteConnector:
         """The same for another way to the file: a URI with a query of its own."""
-        return SQLiteConnector(place, self._tuning, self._road, busy_timeout=self._busy_timeout)
+        return SQLiteConnector(
+            place,
+            self._tuning,
+            self._road,
+            busy_timeout=self._busy_timeout,
+            policy=self._policy,
+            statement_timeout=self._statement_timeout,
+            refused=self._refused,
+        )
 
     def target(self, *, readonly: bool) -> tuple[str, bool]:
         """What ``sqlite3.connect`` takes for it, and whether that is a URI."""
@@ -259,8 +297,9 @@ class SQLiteConnector:
                 connection._has_failed = False
                 forget_fault(connection)
             if connection._pragmas:
-                for name, value in connection._pragmas.items():
-                    _run(connection, f"PRAGMA {name}={value}")
+                with ours(connection):
+                    for name, value in connection._pragmas.items():
+                        _run(connection, f"PRAGMA {name}={value}")
                 connection._pragmas.clear()
                 connection._bypasses = not self._is_shared
             wanted = connection._arguments.isolation_level
@@ -322,9 +361,20 @@ def arguments_of(keywords: dict[str, Any], *, readonly: bool = False) -> Argumen
     known = {name: keywords.pop(name) for name in _KNOWN if name in keywords}
     further = {name: keywords.pop(name) for name in ("autocommit",) if name in keywords}
     keywords.pop("uri", None)  # the place says itself what it is
+    limit = known.get("statement_timeout")
+    if limit is not None and not (isinstance(limit, (int, float)) and limit > 0):
+        raise ValueError(f"statement_timeout is a number of seconds, or None for no limit; not {limit!r}")
     if keywords:
         raise TypeError(f"connect() got an unexpected keyword argument {next(iter(keywords))!r}")
     return Arguments(**known, readonly=readonly, further=tuple(further.items()))
 
 
-_KNOWN = ("timeout", "detect_types", "isolation_level", "check_same_thread", "factory", "cached_statements")
+_KNOWN = (
+    "timeout",
+    "detect_types",
+    "isolation_level",
+    "check_same_thread",
+    "factory",
+    "cached_statements",
+    "statement_timeout",
+)

@@ -29,12 +29,14 @@ from flask_dbopt.engines.sqlite.statements import may_alter
 
 if TYPE_CHECKING:
     from flask_dbopt.engines.sqlite.connection import Connection
+    from flask_dbopt.engines.sqlite.limits import Limits
 
 _Row = sqlite3.Row
 _execute = sqlite3.Cursor.execute
 _fetchone = sqlite3.Cursor.fetchone
 _fetchmany = sqlite3.Cursor.fetchmany
 _fetchall = sqlite3.Cursor.fetchall
+_next = sqlite3.Cursor.__next__
 _driver_description = sqlite3.Cursor.description.__get__
 _driver_lastrowid = sqlite3.Cursor.lastrowid.__get__
 
@@ -75,12 +77,16 @@ class Cursor(sqlite3.Cursor):
         if arguments and connection._precede is not None:
             connection._precede(connection, sql)
         self._record = None
+        if connection._limits is not None:
+            connection._limits.begin()
         start = perf_counter()
         try:
             method(self, sql, *arguments)
         except Exception as error:
             note_fault(self, connection, sql, start, error)
             raise
+        if connection._limits is not None:
+            connection._limits.pause()
         note(road, sql, start, self.rowcount)
         if connection._turn is not None:
             connection.settle()
@@ -104,6 +110,18 @@ class Cursor(sqlite3.Cursor):
             if seconds > road.notable:
                 notice(self, road, record, before)
         return rows
+
+    def _read_within(self, limits: Limits, ticket: Answer | None, sql: str, parameters: Any) -> Cursor:
+        """A statement with limits ran: what follows of it counts as well."""
+        try:
+            if ticket is not None:
+                self._fill(ticket, sql, parameters)
+        except sqlite3.Error as error:
+            raise limits.explain(error) from error
+        limits.pause()
+        if limits.seconds is not None and self.__class__ is Cursor:
+            self.__class__ = Timed
+        return self
 
     def _may_replay(self) -> bool:
         """The app's own cursor class keeps its own ways of fetching."""
@@ -147,6 +165,51 @@ class Cursor(sqlite3.Cursor):
             record[2] = len(rows)
             note_slow(self, record)
         return _begin_replay(self, cast(Answer, _Ran(description)), rows)
+
+
+class Timed(Cursor):
+    """The same cursor while it reads rows of a statement that may take so long and no longer."""
+
+    __slots__ = ()
+
+    def execute(self, sql: str, parameters: Any = (), /) -> Any:
+        self.__class__ = Cursor  # type: ignore[assignment]
+        return self.execute(sql, parameters)
+
+    def executemany(self, sql: str, parameters: Iterable[Any], /) -> Any:
+        self.__class__ = Cursor  # type: ignore[assignment]
+        return self.executemany(sql, parameters)
+
+    def executescript(self, sql_script: str, /) -> Any:
+        self.__class__ = Cursor  # type: ignore[assignment]
+        return self.executescript(sql_script)
+
+    def __next__(self) -> Any:
+        return self._within(_next)
+
+    def fetchone(self) -> Any:
+        return self._within(_fetchone)
+
+    def fetchmany(self, *size: Any, **named: Any) -> Any:
+        return self._within(_fetchmany, *size, **named)
+
+    def fetchall(self) -> Any:
+        return self._within(Cursor.fetchall)
+
+    def _within(self, fetch: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+        limits = cast("Connection", self.connection)._limits
+        if limits is None:
+            return fetch(self, *arguments, **keywords)
+        limits.resume()
+        try:
+            return fetch(self, *arguments, **keywords)
+        except sqlite3.Error as error:
+            told = limits.explain(error)
+            if told is error:
+                raise
+            raise told from error
+        finally:
+            limits.pause()
 
 
 class Replay(Cursor):

@@ -147,6 +147,9 @@ def _run_with_care(cursor: Cursor, connection: Connection, sql: str, parameters:
         connection.note_altering(sql)
     if road.keeps_parameters:
         cursor._parameters = parameters
+    limits = connection._limits
+    if limits is not None:
+        limits.begin()
     start = perf_counter()
     try:
         _execute(cursor, sql, parameters)
@@ -168,6 +171,8 @@ def _run_with_care(cursor: Cursor, connection: Connection, sql: str, parameters:
             _note_ordinary(road, record)
         elif ticket is None:
             note_slow(cursor, record)
+    if limits is not None:
+        return cursor._read_within(limits, ticket, sql, parameters)
     return cursor if ticket is None else cursor._fill(ticket, sql, parameters)
 
 
@@ -266,11 +271,15 @@ def note(road: Road, sql: str, start: float, rows: int, error: BaseException | N
 
 
 def note_fault(cursor: Cursor, connection: Connection, sql: str, start: float, error: Exception) -> None:
+    """A statement failed. Raises what the app is to be told instead, where a limit of ours stopped it."""
     cursor._record = None
     connection._has_failed = True
-    note(connection._road, sql, start, -1, error)
+    told = error if connection._limits is None else connection._limits.explain(error)
+    note(connection._road, sql, start, -1, told)
     if connection._turn is not None:
         connection.settle()
+    if told is not error:
+        raise told from error
 
 
 _told: dict[str, float] = {}
