@@ -43,7 +43,7 @@ PROMISED = """
     BACKUP_RETENTION_DAYS BACKUP_KEEP_WEEKLY BACKUP_KEEP_MONTHLY BACKUP_COMPRESSION BACKUP_RECIPIENTS
     BACKUP_VERIFY BACKUP_COPY_TO ALERT_SLOW_QUERY_SECONDS ALERT_CACHE_HIT_RATIO ALERT_POOL_HIT_RATIO
     ALERT_CONNECTION_ERRORS_PER_HOUR ALERT_RULES ALERT_WEBHOOK ALERT_WEBHOOK_SECRET ADMIN_ENABLED ADMIN_URL
-    ADMIN_TOKEN ADMIN_READONLY LOG_DIR
+    ADMIN_TOKEN ADMIN_READONLY LOG_DIR LOG_MAX_BYTES LOG_MAX_DAYS LOG_KEEP LOG_AUDIT_DAYS
 """
 
 
@@ -291,8 +291,9 @@ def test_protection_that_is_not_there_yet_is_refused_rather_than_pretended(name:
 
 
 def test_what_was_given_without_effect_is_told() -> None:
-    resolved = resolve({"DBOPT_LOG_DIR": "logs", "DBOPT_POOL_MAX": 9}, {"DBOPT_MONITOR_N_PLUS_ONE": "10"})
-    assert resolved.unheeded == ("log_dir",)
+    given = {"DBOPT_CACHE_STORE": {"CACHE_TYPE": "RedisCache"}, "DBOPT_POOL_MAX": 9}
+    resolved = resolve(given, {"DBOPT_MONITOR_N_PLUS_ONE": "10"})
+    assert resolved.unheeded == ("cache_store",)
     assert resolve({}, {}).unheeded == ()
 
 

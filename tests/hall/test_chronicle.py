@@ -191,3 +191,18 @@ def test_a_dropped_optimizer_gives_its_files_back(tmp_path):
     assert len(logging.getLogger("flask_dbopt.backup").filters) == len(filters) + 1
     shop.optimizer._at_exit()
     assert logging.getLogger("flask_dbopt.backup").filters == filters
+
+
+def test_settings_are_written_down_when_they_have_changed(tmp_path):
+    def lead(**config: Any) -> list[Any]:
+        shop = Shop(tmp_path, DBOPT_ADMIN_TOKEN="a-secret-of-the-tests", **config)
+        shop.optimizer.chronicle.leads(True)
+        shop.optimizer.close()
+        return [entry.what for entry in shop.optimizer.audit.entries(deed="settings")]
+
+    (first,) = lead(DBOPT_POOL_MAX=7)
+    assert first["in_force"]["DBOPT_POOL_MAX"] == 7
+    assert first["in_force"]["DBOPT_ADMIN_TOKEN"] == "(hidden)"
+    assert len(lead(DBOPT_POOL_MAX=7)) == 1
+    newest, _ = lead(DBOPT_POOL_MAX=8, DBOPT_CACHE_TTL=5)
+    assert newest["changed"] == ["DBOPT_CACHE_TTL", "DBOPT_POOL_MAX"]
