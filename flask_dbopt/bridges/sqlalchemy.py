@@ -13,7 +13,8 @@ from weakref import WeakKeyDictionary, ref
 from sqlalchemy import Engine, Pool, event
 from sqlalchemy.pool import QueuePool
 
-from flask_dbopt.bridges.sqlalchemy_pool import EngineConnector, FairPool, Lender, successor, suits
+from flask_dbopt.bridges.sqlalchemy_pool import FairPool, Lender, successor, suits
+from flask_dbopt.bridges.sqlalchemy_records import EngineConnector
 from flask_dbopt.databases import Database
 from flask_dbopt.engines.sqlite.connection import Connection, joined_connection
 from flask_dbopt.engines.sqlite.connector import arguments_of
@@ -105,6 +106,11 @@ class _Opener:
         self._database = database
 
     def __call__(self, dialect: Any, record: Any, arguments: Any, keywords: Mapping[str, Any]) -> Any:
+        listeners = list(dialect.dispatch.do_connect)
+        for later in listeners[listeners.index(self) + 1 :]:  # the first that opens one ends SQLAlchemy's round
+            connection = later(dialect, record, arguments, keywords)
+            if connection is not None:
+                return connection
         factory = joined_connection(keywords.get("factory"))
         return self.open(
             lambda **ours: dialect.connect(*arguments, **{**keywords, **ours, "factory": factory}), keywords

@@ -7,26 +7,22 @@ event. What is lent and taken back here are these records, each on a berth of it
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Hashable
-from contextlib import suppress
+from collections.abc import Callable
 from math import inf
 from typing import Any, cast
-from weakref import WeakKeyDictionary, ref
+from weakref import ref
 
 from sqlalchemy.exc import DontWrapMixin
 from sqlalchemy.exc import TimeoutError as SQLAlchemyTimeout
 from sqlalchemy.pool import Pool as SQLAlchemyPool
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
-from sqlalchemy.pool.base import _ConnectionFairy, _ConnectionRecord, reset_none, reset_rollback
 
 from flask_dbopt import forks
+from flask_dbopt.bridges.sqlalchemy_records import Berth, EngineConnector, Inherited, Loan, Record
 from flask_dbopt.databases import Database
-from flask_dbopt.engines.protocol import Condition, Identity
-from flask_dbopt.engines.sqlite.connection import Connection, take_cursors
 from flask_dbopt.errors import PoolTimeout
 from flask_dbopt.monitor.request import CURRENT
-from flask_dbopt.pool.entry import COUNTS_ARE_TRUE, Entry
+from flask_dbopt.pool.entry import COUNTS_ARE_TRUE
 from flask_dbopt.pool.pool import Pool
 from flask_dbopt.pool.upkeep import Upkeep
 
@@ -35,171 +31,11 @@ _POOL_SIZE, _MAX_OVERFLOW, _TIMEOUT = 5, 10, 30.0
 #: Loans at a time where an engine wants no limit.
 _NO_LIMIT = 10_000
 
-#: Cursors that were left half read when their connection was given back: until they are gone it is not lent again.
-_half_read: WeakKeyDictionary[Any, Berth] = WeakKeyDictionary()
-
 
 class EngineTimeout(PoolTimeout, SQLAlchemyTimeout, DontWrapMixin):
     """PoolTimeout as SQLAlchemy's users catch it."""
 
     code = "3o7r"
-
-
-class Berth:
-    """One record's place in the pool. Whoever refers to it keeps the pool from lending it."""
-
-    __slots__ = ("identity", "is_adrift", "is_lost", "opened_at", "record")
-
-    def __init__(self, record: Record, identity: Identity | None) -> None:
-        self.record = record
-        self.identity = identity
-        self.opened_at = record.starttime
-        """As SQLAlchemy counts: it may open a record's connection anew."""
-        self.is_lost = False
-        """Its connection broke while it was lent."""
-        self.is_adrift = False
-        """Its pool was disposed of while it was lent: SQLAlchemy closes it when it comes back."""
-
-
-class Record(_ConnectionRecord):
-    """SQLAlchemy's record of a connection, which knows its berth while it is lent."""
-
-    __slots__ = ("berth", "pool", "was_dropped")
-
-    def __init__(self, pool: FairPool) -> None:
-        self.pool = pool
-        self.berth: Berth | None = None
-        self.was_dropped = False
-        """Given back by the garbage collector, which may have come in the middle of anything."""
-        super().__init__(pool)
-
-    def checkin(self, _fairy_was_created: bool = True) -> None:
-        borrowed = self.fairy_ref
-        if borrowed is not None and borrowed() is None:
-            self.was_dropped = True
-        _ConnectionRecord.checkin(self, _fairy_was_created)
-
-    def on_drop(self, borrowed: ref[_ConnectionFairy]) -> None:
-        """The loan was dropped: another in its stead is closed, with all that this brings."""
-        if self.fairy_ref is borrowed and not sys.is_finalizing():
-            loan = Loan(self.pool, self.dbapi_connection, self)
-            self.fairy_ref, self.was_dropped = ref(loan), True
-            loan.close()
-
-    def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:
-        if self.berth is not None and e is not None and not soft:
-            self.berth.is_lost = True
-        super().invalidate(e, soft)
-
-
-class _NoFinalizer:
-    def detach(self) -> None: ...
-
-
-class Loan(_ConnectionFairy):
-    """What SQLAlchemy lends its connections in, made in fewer steps: a weak reference sees to it that it comes back."""
-
-    _finalizer = _NoFinalizer()  # type: ignore[assignment]  # SQLAlchemy 2.1 makes one for each loan, in 2 µs
-
-    def __init__(self, pool: FairPool, connection: Any, record: Record) -> None:
-        self._pool = pool
-        self._counter = 1
-        self.dbapi_connection = connection
-        self._connection_record = record
-        self._echo = False
-
-    def _checkin(self, transaction_was_reset: bool = False) -> None:
-        record, pool = self._connection_record, cast(FairPool, self._pool)
-        if (
-            transaction_was_reset
-            and record is not None
-            and record.dbapi_connection is not None
-            and not (record.finalize_callback or pool.dispatch.reset or pool.dispatch.checkin)
-            and pool._reset_on_return is reset_rollback
-        ):  # as usual: all that is left of SQLAlchemy's own way is this
-            record.fairy_ref = None
-            self.dbapi_connection = self._connection_record = None  # type: ignore[assignment]
-            pool._do_return_conn(record)
-        else:
-            super()._checkin(transaction_was_reset)
-
-    def commit(self) -> None:
-        self.dbapi_connection.commit()
-
-    def rollback(self) -> None:
-        self.dbapi_connection.rollback()  # not by __getattr__, at each return
-
-
-class EngineConnector:
-    """Opens, pings and closes an engine's connections by SQLAlchemy's means. The key is the FairPool that asks."""
-
-    def __init__(self, database: Database) -> None:
-        self._sqlite = database.connector
-        self.has_file = self._sqlite is not None
-        if self._sqlite is not None:
-            self.identity = self._sqlite.identity  # type: ignore[method-assign]  # one call less at each loan
-
-    def identity(self) -> Identity | None:
-        return None
-
-    def open(self, key: Hashable) -> tuple[Berth, Identity | None]:
-        record = cast(FairPool, key)._create_connection()
-        connection = record.dbapi_connection
-        identity = connection._identity if isinstance(connection, Connection) else self.identity()
-        return Berth(record, identity), identity
-
-    def lend(self, berth: Berth, give_back: Callable[[Any], None]) -> None:
-        berth.record.berth = berth
-
-    def take_back(self, berth: Berth) -> Condition:
-        record = berth.record
-        record.berth = None
-        connection = record.dbapi_connection
-        if isinstance(connection, Connection):
-            if record.starttime != berth.opened_at and connection._identity != berth.identity:
-                return Condition.UNFIT  # opened anew on another file
-            assert self._sqlite is not None  # noqa: S101
-            if not connection._tuned:
-                self._sqlite.tune_again(connection)
-            kept = take_cursors(connection)
-            if kept or kept is None:
-                return _park(berth, connection, kept)
-        return Condition.CLEAN
-
-    def is_alive(self, berth: Berth) -> bool:
-        connection, pool = berth.record.dbapi_connection, berth.record.pool
-        if connection is None:
-            return False
-        if isinstance(connection, Connection) and self._sqlite is not None:
-            return self._sqlite.is_alive(connection)
-        if pool._reset_on_return is reset_none:
-            return True  # it may be in a transaction, which a ping would disturb
-        dialect: Any = pool._dialect
-        try:
-            is_alive = dialect.do_ping(connection)
-            dialect.do_rollback(connection)
-        except Exception:  # noqa: BLE001  # whatever the driver says
-            return False
-        return bool(is_alive)
-
-    def close(self, berth: Berth) -> None:
-        if not berth.is_adrift:
-            with suppress(Exception):  # SQLAlchemy has logged it
-                berth.record.close()
-
-
-def _park(berth: Berth, connection: Connection, cursors: list[Any] | None) -> Condition:
-    """Have the cursors that are half read refer to the berth: each pins an old state of the database.
-
-    They are not closed, as those of raw connections are: under SQLAlchemy a result may be read to its end after its
-    connection was given back.
-    """
-    if not connection.is_idle():
-        if cursors is None:  # which they are, this interpreter does not tell
-            return Condition.UNFIT
-        for cursor in cursors:
-            _half_read[cursor] = berth
-    return Condition.CLEAN
 
 
 def bounds(pool_size: int, max_overflow: int, timeout: float, recycle: float, pre_ping: bool) -> dict[str, Any]:
@@ -220,6 +56,8 @@ def bounds(pool_size: int, max_overflow: int, timeout: float, recycle: float, pr
 
 class FairPool(QueuePool):
     """``engine.pool``: a QueuePool to whoever asks, with our line in the place of its queue."""
+
+    _sqla_logger_namespace = "sqlalchemy.pool.FairPool"  # under the logger that SQLAlchemy's users know
 
     def __init__(
         self,
@@ -285,16 +123,11 @@ class FairPool(QueuePool):
         if entry is None:  # set adrift this moment
             record.close()
             return
-        if record.dbapi_connection is None or self._invalidate_time > record.starttime:
-            self._note_end(entry)
+        if berth.is_lost:
+            entry.expires = float("-inf")
+            with lender.stock.lock:
+                lender.stock.lost += 1
         lender.receive(entry)
-
-    def _note_end(self, entry: Entry) -> None:
-        """Its connection was invalidated or detached."""
-        entry.expires = float("-inf")
-        if entry.connection.is_lost:
-            with self.lender.stock.lock:
-                self.lender.stock.lost += 1
 
     def _invalidate(self, connection: Any, exception: BaseException | None = None, _checkin: bool = True) -> None:
         before = self._invalidate_time
@@ -338,13 +171,13 @@ class FairPool(QueuePool):
             self.lender.let_go()
 
     def abandon(self) -> None:
-        """In the child what was lent is as if invalidated, without a word to the server: the parent goes on with it."""
+        """In the child what was lent is as if its server had gone, which the server never hears of."""
         for entry in list(self.lender.stock.entries):
             record: Record = entry.connection.record
             forks.keep_forever(record.dbapi_connection)
             borrowed = None if record.fairy_ref is None else record.fairy_ref()
             if borrowed is not None:
-                borrowed.dbapi_connection = None  # type: ignore[assignment]  # as SQLAlchemy itself does
+                borrowed.dbapi_connection = Inherited(self._dialect)
             record.dbapi_connection = record.fairy_ref = None
         self.lender.abandon()
 
