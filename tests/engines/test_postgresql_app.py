@@ -87,7 +87,7 @@ def test_the_terminal_explains(shop: Shop) -> None:
     told = shop.run("explain", "--json", "SELECT * FROM word WHERE id = %(id)s", "--param", "id=7")
     assert told.exit_code == 0, told.output
     said = json.loads(told.stdout)
-    assert said["explained"] == ["finds about 1 row of word by the index word_pkey (id = '7')"]
+    assert said["explained"] == ["finds about 1 row of word by the index word_pkey (id = 7)"]
     told = shop.run("explain", "SELECT * FROM word WHERE id = %s", "--param", "7")
     assert told.exit_code == 0, told.output
     told = shop.run("explain", "DROP TABLE word")

@@ -11,6 +11,7 @@ import pytest
 
 from flask_dbopt.engines.postgresql import planner as planners
 from flask_dbopt.engines.postgresql.planner import PostgreSQLPlanner
+from flask_dbopt.engines.postgresql.session import server_error
 from flask_dbopt.errors import AdviceError, DatabaseUnavailable
 from tests.postgres import PostgresServer, postgres_server
 
@@ -97,7 +98,7 @@ def test_values_are_planned_with(planner: PostgreSQLPlanner, sql: str, values: o
         ("DROP TABLE word", (), "only SELECT"),
         ("SELECT 1; DROP TABLE word", (), "more than one statement"),
         ("SELECT ?", (1, 2), "it has 1 placeholder, given were 2"),
-        ("SELECT ?::int", (object(),), "object"),
+        ("SELECT ?::int", (object(),), "not explainable: cannot adapt type 'object'"),
         ("SELECT '\udcff'", (), "surrogates"),
     ],
 )
@@ -184,6 +185,30 @@ def test_rows_may_come_in_any_shape(postgres: PostgresServer, words: str) -> Non
     planner = PostgreSQLPlanner(lambda: postgres.connect(words, row_factory=dict_row))
     assert planner.explain("SELECT * FROM word WHERE id = ?").steps[0].index == "word_pkey"
     assert planner.tables()["note"].rows == 600
+
+
+def test_errors_of_other_drivers_are_read_by_what_they_share() -> None:
+    class InterfaceError(Exception):
+        """As pg8000 and psycopg2 name it."""
+
+    class DatabaseError(Exception):
+        pass
+
+    def planner(error: Exception) -> PostgreSQLPlanner:
+        def connect() -> Any:
+            raise error
+
+        return PostgreSQLPlanner(connect)
+
+    told = planner(DatabaseError({"S": "FATAL", "C": "3D000", "M": 'database "nope" does not exist'}))
+    assert told.explain("SELECT 1").problem == (
+        'not explainable: the server does not answer: database "nope" does not exist'
+    )
+    assert server_error(DatabaseError({"C": "42P01", "M": "no such table"})).is_lost is False
+    assert server_error(DatabaseError({"C": "57P01", "M": "shutting down"})).is_lost
+    assert server_error(InterfaceError("network error\nat line 1")).is_lost
+    assert str(server_error(InterfaceError("network error\nat line 1"))) == "network error"
+    assert str(server_error(InterfaceError())) == "InterfaceError"
 
 
 def test_a_server_older_than_twelve_needs_values(planner: PostgreSQLPlanner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -286,6 +286,7 @@ def test_every_other_kind_of_step_is_read(explain: Explain) -> None:
         ("((w.text ~~ 'a%'::text) AND ((w.text)::text !~~* $1))", "text LIKE 'a%' AND text NOT ILIKE ?"),
         ("((other.x = w.x) AND (w.n = ANY (($1)::integer[])))", "other.x = x AND n = ANY (?)"),
         ("((w.n)::numeric = 1.5)", "(n)::numeric = 1.5"),
+        ("((w.n % '2'::bigint) = '-1.5'::numeric)", "(n % 2) = -1.5"),
         ("(" + "w.n = 1 OR " * 40 + "w.n = 2)", None),
     ],
 )

@@ -14,7 +14,8 @@ _TYPE = (
     r"(?:\(\d+(?:,\d+)?\))?(?:\[\])?"
 )
 _NOISE = re.compile(
-    rf"(?P<literal>'(?:[^']|'')*')(?:{_TYPE})?"
+    r"'(?P<number>-?\d+(?:\.\d+)?)'::(?:smallint|integer|bigint|numeric|real|double precision)\b(?!\[)"
+    rf"|(?P<literal>'(?:[^']|'')*')(?:{_TYPE})?"
     rf"|(?P<parameter>\(\$\d+\){_TYPE}|\$\d+(?:{_TYPE})?)"
     r"|\((?P<column>[\w.]+)\)::text\b"  # varchar, which PostgreSQL compares as text
     r"| (?P<pattern>!?~~\*?) "
@@ -47,7 +48,7 @@ def listed(node: Mapping[str, Any], key: str) -> str:
 def _plain(match: re.Match[str]) -> str:
     if match["pattern"]:
         return f" {_PATTERNS[match['pattern']]} "
-    return match["literal"] or match["column"] or "?"
+    return match["number"] or match["literal"] or match["column"] or "?"
 
 
 def _levels(text: str) -> Iterator[tuple[int, int]]:

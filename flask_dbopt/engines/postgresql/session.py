@@ -13,18 +13,18 @@ from typing import Any
 Connect = Callable[[], Any]
 """Opens a new connection of the app's driver, as the app itself would."""
 
+#: SQLSTATEs of a connection that ends or is not made: connection exceptions, shutdowns, too many connections.
+_LOST = ("08", "57P", "53300")
+
 
 class ServerError(Exception):
     """What the server or its driver said, whichever driver it was. ``state`` is the SQLSTATE; empty without one."""
 
-    def __init__(self, message: str, state: str = "") -> None:
+    def __init__(self, message: str, state: str = "", *, is_lost: bool = False) -> None:
+        """``is_lost``: nobody answered. No server, no way in, no connection any more."""
         super().__init__(message)
         self.state = state
-
-    @property
-    def is_lost(self) -> bool:
-        """Nobody answered: no server, no way in, no connection any more."""
-        return not self.state or (self.state[:2] in ("08", "28", "3D", "53", "57") and self.state != "57014")
+        self.is_lost = is_lost
 
 
 class Session:
@@ -32,13 +32,9 @@ class Session:
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
-        # pg8000 reads %-signs even where no values are given.
-        self._always_reads_percent = type(connection).__module__.startswith("pg8000")
 
     def ask(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Its rows as tuples; ServerError. ``sql`` takes ``%s`` for values, and ``%%`` only where there are some."""
-        if self._always_reads_percent and not values:
-            sql = sql.replace("%", "%%")
         try:
             cursor = self._connection.cursor()
             try:
@@ -56,13 +52,10 @@ def opened(connect: Connect) -> Iterator[Session]:
     """A connection in autocommit; ServerError when there is none to be had."""
     try:
         connection = connect()
+        connection.autocommit = True
     except Exception as error:
-        raise server_error(error) from error
+        raise ServerError(str(server_error(error)), is_lost=True) from error
     try:
-        try:
-            connection.autocommit = True
-        except Exception as error:
-            raise server_error(error) from error
         yield Session(connection)
     finally:
         with suppress(Exception):
@@ -99,10 +92,12 @@ def attempt(session: Session) -> Iterator[None]:
 
 
 def server_error(error: Exception) -> ServerError:
-    """Any driver's error, read by its message and SQLSTATE."""
+    """Any driver's error, read by its message, its SQLSTATE and its class, whose names they share (PEP 249)."""
     told = error.args[0] if error.args else ""
     if isinstance(told, Mapping):  # pg8000
-        return ServerError(str(told.get("M", error)), str(told.get("C", "")))
-    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""
-    message = getattr(getattr(error, "diag", None), "message_primary", None) or str(error) or type(error).__name__
-    return ServerError(message.strip().splitlines()[0], state)
+        message, state = str(told.get("M", error)), str(told.get("C", ""))
+    else:
+        state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""
+        message = getattr(getattr(error, "diag", None), "message_primary", None) or str(error) or type(error).__name__
+    unanswered = type(error).__name__ in ("OperationalError", "InterfaceError") and not state
+    return ServerError(message.strip().splitlines()[0], state, is_lost=unanswered or state.startswith(_LOST))
