@@ -155,8 +155,7 @@ INWARD = {
     Pool: {"abandon", "add_idle", "close", "collect_dropped", "count_lost", "discard", "lend", "take_back"}
     | {"let_go", "suspect", "take_back_from"},
     Cache: {"abandon", "close", "let_go", "shelf", "sweep"},
-    Monitor: {"abandon", "close", "evaluate", "let_go", "measure", "see_by", "source"}
-    | {"sweep", "tap", "totals"},
+    Monitor: {"abandon", "close", "evaluate", "let_go", "measure", "see_by", "source"} | {"sweep", "tap", "totals"},
     Advisor: {"abandon"},
 }
 
