@@ -91,6 +91,11 @@ def test_a_writer_that_is_killed_leaves_whole_lines_to_the_others(tmp_path):
     assert sum(line.startswith("2") for line in all_lines(path)) == 400
 
 
+def test_what_cannot_be_encoded_is_escaped(tmp_path):
+    LogFile(tmp_path / "one.log", Bounds()).append("caf\xe9 \udcff")
+    assert (tmp_path / "one.log").read_bytes() == "caf\xe9 \\udcff\n".encode()
+
+
 def test_a_torn_line_spoils_no_other(tmp_path):
     path = tmp_path / "one.log"
     path.write_text("whole\nhalf a li")
