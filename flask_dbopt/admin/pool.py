@@ -32,7 +32,7 @@ def tiles(name: str, stats: PoolStats, visit: Visit) -> list[Tile]:
     lent = lent_now(stats)
     queued = stats.requests_queued
     return [
-        Tile("Lent now", count(lent), f"of {allowed(stats)}"),
+        Tile("Lent now", count(lent), f"of {count(stats.pool_max)} allowed"),
         Tile("Idle", count(stats.pool_available), f"{count(stats.pool_size)} open"),
         Tile("Waiting", count(stats.requests_waiting), "", "warn" if stats.requests_waiting else ""),
         Tile(
@@ -48,16 +48,6 @@ def tiles(name: str, stats: PoolStats, visit: Visit) -> list[Tile]:
         ),
         Tile("Mean loan", ms(stats.usage_ms / stats.requests_num if stats.requests_num else None)),
     ]
-
-
-def allowed(stats: PoolStats) -> str:
-    """The bound, and whose it is where SQLAlchemy keeps pools beside ours."""
-    most, theirs = stats.pool_max, min(stats.pool_max_sqlalchemy, stats.pool_max)
-    if not theirs:
-        return f"{count(most)} allowed"
-    if theirs == most:
-        return f"{count(most)} allowed by SQLAlchemy's pool"
-    return f"{count(most)} allowed: {count(most - theirs)} by our pool, {count(theirs)} by SQLAlchemy's"
 
 
 def lent_now(stats: PoolStats) -> int:

@@ -12,8 +12,6 @@ class PoolStats:
 
     pool_min: int = 0
     pool_max: int = 0
-    pool_max_sqlalchemy: int = 0
-    """The part of ``pool_max`` that SQLAlchemy's own pools allow."""
     pool_size: int = 0
     """Connections open and usable, lent or idle."""
     pool_available: int = 0
