@@ -19,7 +19,7 @@ from flask import (
 )
 from flask.globals import _cv_app, _cv_request
 
-from flask_dbopt.bridges import commands
+from flask_dbopt.bridges import commands, streams
 from flask_dbopt.errors import DBOptError
 from flask_dbopt.monitor.request import CURRENT
 from flask_dbopt.optimizer import Optimizer
@@ -90,6 +90,10 @@ def _on_response(app: Flask, response: Response, **_: Any) -> None:
     cost = CURRENT.get()
     if cost is not None:
         cost.status = response.status_code
+        if type(response.response) is not list:
+            optimizer: Optimizer = app.extensions[_KEPT].optimizer
+            if cost.recorder is optimizer.monitor.recorder:
+                streams.follow(response, cost, optimizer.monitor.recorder)
 
 
 def _on_request_end(app: Flask, **_: Any) -> None:
@@ -99,7 +103,7 @@ def _on_request_end(app: Flask, **_: Any) -> None:
             optimizer: Optimizer = app.extensions[_KEPT].optimizer
             if not optimizer.settings.monitor_enabled:
                 CURRENT.set(cost.outer)
-            elif cost.recorder is optimizer.monitor.recorder:
+            elif cost.recorder is optimizer.monitor.recorder and not cost.streams:
                 optimizer.monitor.recorder.end(cost, cost.status)
     except Exception:
         log.exception("this request was not measured")

@@ -18,7 +18,7 @@ Record = list[Any]
 class RequestCost:
     """A request that is being served, or was: the recorder fills it, the monitor folds it."""
 
-    __slots__ = ("ended", "endpoint", "method", "outer", "recorder", "records", "started", "status")
+    __slots__ = ("ended", "endpoint", "method", "outer", "recorder", "records", "started", "status", "streams")
 
     def __init__(self, endpoint: str, method: str, started: float, recorder: object | None) -> None:
         self.endpoint = endpoint
@@ -32,6 +32,8 @@ class RequestCost:
         self.ended: float | None = None
         """None in ``Recorder.finished``: only a part of a request that is still running."""
         self.status: int | None = None
+        self.streams = False
+        """Its response is still being made while it is sent; it ends with that."""
 
     def __str__(self) -> str:
         """As it is named where it holds something: ``GET report.year``; a job has no method."""
