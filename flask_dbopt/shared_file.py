@@ -6,7 +6,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +100,11 @@ class SharedFile:
         self._turn = threading.Lock()
         self._close()
 
-    def __del__(self) -> None:
-        self._close()
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        """``close`` is kept here: at the interpreter's end the module's own names may be gone."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            close(fd)
 
     def _close(self) -> None:
         fd, self._fd = self._fd, None

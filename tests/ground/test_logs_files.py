@@ -216,6 +216,14 @@ def test_a_folder_that_takes_no_new_names_lets_the_file_grow(tmp_path, monkeypat
     assert (tmp_path / "one.log").read_text() == "first line\nsecond line\n"
 
 
+def test_a_file_that_is_still_open_when_the_interpreter_ends_makes_no_noise(tmp_path):
+    script = "import sys; from pathlib import Path; from flask_dbopt.logs import *; "
+    script += "file = LogFile(Path(sys.argv[1]), Bounds()); file.append('last'); sys.modules['keep'] = file"
+    command = [sys.executable, "-c", script, str(tmp_path / "one.log")]
+    assert subprocess.run(command, check=True, capture_output=True, timeout=30).stderr == b""
+    assert (tmp_path / "one.log").read_text() == "last\n"
+
+
 def test_a_forked_child_writes_by_itself_and_leaves_the_parent_its_lock(tmp_path):
     path = tmp_path / "one.log"
     file = LogFile(path, Bounds())
