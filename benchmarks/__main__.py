@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks import contention, pool, recording
+from benchmarks import contention, monitor, pool, recording
 
 if __name__ == "__main__":
     recording.main()
+    monitor.main()
     pool.main()
     contention.main()
