@@ -271,11 +271,14 @@ class _EventTiming:
             announce(self._road, statement)
             connection.info.setdefault(_STARTED, []).append(perf_counter())
 
-    def after(self, connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+    def after(self, connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         started = connection.info.get(_STARTED)
         if started:
             began = started.pop()
-            self._record(statement, perf_counter() - began, cursor.rowcount, None, False, began)
+            road, seconds = self._road, perf_counter() - began
+            record = self._record(statement, seconds, cursor.rowcount, None, False, began)
+            if seconds >= road.slow:
+                road.sample(record, parameters if road.keeps_parameters else None)
 
     def failed(self, context: Any) -> None:
         started = context.connection.info.get(_STARTED) if context.connection is not None else None
