@@ -105,6 +105,17 @@ def test_the_page_of_a_query_shows_how_it_is_read(shop: Shop) -> None:
     assert "word_pkey" in listed
 
 
+def test_a_slow_statement_keeps_its_plan(shop: Shop) -> None:
+    with shop.app.app_context():
+        shop.db.session.execute(text("SELECT pg_sleep(0.12), count(*) FROM word WHERE lang = :lang"), {"lang": "l1"})
+        shop.db.session.rollback()
+    for later in (0, 10, 20):  # sampled, explained, written
+        shop.optimizer.monitor.sweep(time.time() + later)
+    (query,) = (one for one in shop.optimizer.monitor.queries() if "pg_sleep" in one.query)
+    (plan,) = shop.optimizer.monitor.details(query.id).plans
+    assert any("reads all ~9,000 rows of word, keeps about 1,000 (lang = ?)" in line for line in plan.lines)
+
+
 def test_nothing_is_advised_where_nothing_can_be_tried_and_that_is_said(shop: Shop) -> None:
     shop.use()
     told = shop.run("advise")
