@@ -14,7 +14,7 @@ from sqlalchemy import Engine, Pool, event
 from sqlalchemy.pool import QueuePool
 
 from flask_dbopt.bridges.sqlalchemy_pool import FairPool, Lender, successor, suits
-from flask_dbopt.bridges.sqlalchemy_records import EngineConnector
+from flask_dbopt.bridges.sqlalchemy_records import EngineConnector, Record
 from flask_dbopt.databases import Database
 from flask_dbopt.engines.sqlite.connection import Connection, joined_connection
 from flask_dbopt.engines.sqlite.connector import arguments_of
@@ -111,6 +111,9 @@ class _Opener:
             connection = later(dialect, record, arguments, keywords)
             if connection is not None:
                 return connection
+        if isinstance(record, Record) and keywords.get("check_same_thread", True):
+            # It is looked at and closed by the housekeeper's thread too; ours raises by itself for the borrower.
+            keywords, record.is_for_one_thread = {**keywords, "check_same_thread": False}, True
         factory = joined_connection(keywords.get("factory"))
         return self.open(
             lambda **ours: dialect.connect(*arguments, **{**keywords, **ours, "factory": factory}), keywords

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Hashable
 from contextlib import suppress
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary, ref
 
@@ -40,11 +41,13 @@ class Berth:
 class Record(_ConnectionRecord):
     """SQLAlchemy's record of a connection, which knows its berth while it is lent."""
 
-    __slots__ = ("berth", "pool", "was_dropped")
+    __slots__ = ("berth", "is_for_one_thread", "pool", "was_dropped")
 
     def __init__(self, pool: FairPool) -> None:
         self.pool = pool
         self.berth: Berth | None = None
+        self.is_for_one_thread = False
+        """The app asked for ``check_same_thread``."""
         self.was_dropped = False
         """Given back by the garbage collector, which may have come in the middle of anything."""
         super().__init__(pool)
@@ -144,7 +147,10 @@ class EngineConnector:
         return Berth(record, identity), identity
 
     def lend(self, berth: Berth, give_back: Callable[[Any], None]) -> None:
-        berth.record.berth = berth
+        record = berth.record
+        record.berth = berth
+        if record.is_for_one_thread and record.dbapi_connection is not None:
+            cast(Connection, record.dbapi_connection)._owner = get_ident()
 
     def take_back(self, berth: Berth) -> Condition:
         record = berth.record
@@ -157,6 +163,7 @@ class EngineConnector:
             if connection._identity != berth.identity:
                 return Condition.UNFIT  # opened anew on another file
             assert self._sqlite is not None  # noqa: S101
+            connection._owner = None
             if not connection._tuned:
                 self._sqlite.tune_again(connection)
             kept = take_cursors(connection)

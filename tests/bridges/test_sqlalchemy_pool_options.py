@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import sqlite3
+import threading
 import weakref
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,32 @@ def test_where_references_cannot_be_counted_sqlalchemys_pool_stays(
     assert type(engine.pool) is QueuePool
     assert ask(engine) == 2000
     assert dbopt.optimizer.default.pool_stats().requests_num == 1
+
+
+def test_a_connection_for_one_thread_stays_so_while_it_is_lent(dbopt: DBOptimizer, make_engine: Make) -> None:
+    engine = make_engine(connect_args={"check_same_thread": True})
+    dbopt.attach(engine)
+    assert ask(engine) == 2000
+    told: list[str] = []
+
+    def elsewhere(c: sa.Connection) -> None:
+        try:
+            c.exec_driver_sql("SELECT 1")
+        except sa.exc.ProgrammingError as error:
+            told.append(str(error))
+        told.append(str(ask(engine)))
+
+    with engine.connect() as c:
+        thread = threading.Thread(target=elsewhere, args=(c,))
+        thread.start()
+        thread.join()
+    assert "created in a thread can only be used in that same thread" in told[0]
+    assert told[1] == "2000"
+    for work in (lender(engine).check, lender(engine).drain):  # the housekeeper's thread does these
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert (lender(engine).stats().connections_lost, engine.pool.checkedin()) == (0, 0)
 
 
 # --- engines born with it
