@@ -50,6 +50,7 @@ slow: $(READY)
 	$(BIN)/python -m pytest -m slow --timeout=1800 $(PYTEST_ARGS)
 
 bench: $(READY)
+	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python -m benchmarks
 
 demo: $(READY)

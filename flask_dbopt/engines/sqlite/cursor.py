@@ -159,11 +159,12 @@ class Cursor(sqlite3.Cursor):
             ticket.keep(rows, description)  # also when it has too many: the cache remembers not to ask again soon
         except Exception:  # noqa: BLE001
             do_without("the cache")
+        if record is not None:
+            note_slow(self, record)
         if len(rows) > ticket.max_rows:
             return _begin_replay(self, cast(Answer, _Ran(description)), _and_onward(self, rows))
         if record is not None:
             record[2] = len(rows)
-            note_slow(self, record)
         return _begin_replay(self, cast(Answer, _Ran(description)), rows)
 
 
@@ -207,7 +208,10 @@ class Timed(Cursor):
             told = limits.explain(error)
             if told is error:
                 raise
-            raise told from error
+            try:
+                raise told from error
+            finally:
+                del told  # with its traceback it would keep this frame, and the connection in it
         finally:
             limits.pause()
 

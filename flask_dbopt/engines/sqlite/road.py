@@ -245,7 +245,7 @@ def notice(cursor: Cursor, road: Road, record: list[Any], before: float) -> None
             do_without("the cache")
         if sql in road.worthy:
             road.ordinary.discard(sql)
-    if before < road.slow:
+    if not before or before < road.slow:
         note_slow(cursor, record)
 
 
@@ -279,7 +279,10 @@ def note_fault(cursor: Cursor, connection: Connection, sql: str, start: float, e
     if connection._turn is not None:
         connection.settle()
     if told is not error:
-        raise told from error
+        try:
+            raise told from error
+        finally:
+            del told, error  # else, with its traceback, it would keep this frame, and the connection in it
 
 
 _told: dict[str, float] = {}
