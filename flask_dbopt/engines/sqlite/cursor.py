@@ -159,12 +159,11 @@ class Cursor(sqlite3.Cursor):
             ticket.keep(rows, description)  # also when it has too many: the cache remembers not to ask again soon
         except Exception:  # noqa: BLE001
             do_without("the cache")
-        if record is not None:
-            note_slow(self, record)
         if len(rows) > ticket.max_rows:
-            return _begin_replay(self, cast(Answer, _Ran(description)), _and_onward(self, rows))
+            return _begin_replay(self, cast(Answer, _Ran(description)), _and_onward(self, rows, record))
         if record is not None:
             record[2] = len(rows)
+            note_slow(self, record)
         return _begin_replay(self, cast(Answer, _Ran(description)), rows)
 
 
@@ -326,11 +325,22 @@ class _Ran:
         self.description = description
 
 
-def _and_onward(cursor: Cursor, rows: list[Any]) -> Iterator[Any]:
-    """The rows already read, then the rest from the database, as the driver makes them."""
+def _and_onward(cursor: Cursor, rows: list[Any], record: list[Any] | None) -> Iterator[Any]:
+    """The rows already read, then the rest from the database, as the driver makes them; timed to the end."""
     yield from rows
-    while more := _raw(cursor, 256):
+    count = len(rows)
+    while True:
+        start = perf_counter()
+        more = _raw(cursor, 256)
+        count += len(more)
+        if record is not None:
+            record[1] += perf_counter() - start
+        if not more:
+            break
         yield from more
+    if record is not None:
+        record[2] = count
+        note_slow(cursor, record)
 
 
 def _raw(cursor: Cursor, count: int) -> list[Any]:
