@@ -26,6 +26,10 @@ _DOUBTFUL = 0.002
 Refused = Callable[[str, str], None]
 
 
+#: What SQLite says of what an authorizer refused.
+_REFUSALS = ("not authorized", "authorization denied", "prohibited")
+
+
 class Limits:
     """One connection's."""
 
@@ -143,7 +147,7 @@ class Limits:
                 f"interrupted: the statement ran {self._spent:.1f} s, and {self.seconds:g} s are allowed",
                 hint="DBOPT_MONITOR_STATEMENT_TIMEOUT is the limit; connect(statement_timeout=…) sets another",
             )
-        if self._refusal is not None and any(word in str(error) for word in ("authorized", "prohibited")):
+        if self._refusal is not None and any(word in str(error) for word in _REFUSALS):
             (rule, what), self._refusal = self._refusal, None
             self._refused(rule, what)
             assert self.policy is not None  # noqa: S101  # it refused
