@@ -142,6 +142,9 @@ class _Attachment:
             self._time_by_events()
         else:
             self._listen("do_connect", _Opener(database))
+        seconds = optimizer.settings.monitor_statement_timeout
+        if seconds is not None and engine.dialect.name == "postgresql":
+            self._listen("connect", partial(_limit, round(seconds * 1000)))
         if suits(engine.pool, database):
             self._listen("connect", self._look_at)
             self._lend(optimizer, engine)
@@ -260,6 +263,14 @@ def _figure(pool: Pool | None, name: str) -> int:
     """Some pools have no such figure, and some keep it in an attribute."""
     figure = getattr(pool, name, 0)
     return int(figure() if callable(figure) else figure)
+
+
+def _limit(milliseconds: int, connection: Any, record: Any) -> None:
+    """Let PostgreSQL end statements that take longer. Committed, since a rollback would undo it."""
+    cursor = connection.cursor()
+    cursor.execute(f"SET statement_timeout = {milliseconds}")
+    cursor.close()
+    connection.commit()
 
 
 class _EventTiming:
