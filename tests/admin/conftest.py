@@ -157,7 +157,7 @@ def busy(now: float = NOW) -> Report:
         series=series,
         queries=(
             query("aaaaaaaaaaaa", LIKE, 1900, 71.3, endpoints=("search", "suggest", "compare", "export"), errors=6),
-            query("bbbbbbbbbbbb", BY_WORD, 940, 65.3, endpoints=("keyword",)),
+            query("bbbbbbbbbbbb", BY_WORD, 940, 65.3, endpoints=("keyword",), place="app/views.py:41"),
             query("cccccccccccc", "SELECT count(*) FROM keyword WHERE language = ?", 8000, 18.2, cache_hits=7000),
             query(
                 "dddddddddddd", "INSERT INTO saved (list, word) VALUES (?, ?)", 210, 0.42, endpoints=("save",), rows=210

@@ -23,7 +23,17 @@ from flask_dbopt.backup.backups import Backups
 from flask_dbopt.backup.repository import BackupRecord
 from flask_dbopt.cache.cache import Cache, CacheStats
 from flask_dbopt.cli import group
-from flask_dbopt.monitor.figures import EndpointFigures, Point, QueryFigures, Worker
+from flask_dbopt.monitor.figures import (
+    EndpointFigures,
+    PlanFigures,
+    Point,
+    QueryDetails,
+    QueryFigures,
+    RepeatedStatement,
+    RequestFigures,
+    SlowRunFigures,
+    Worker,
+)
 from flask_dbopt.monitor.monitor import Monitor
 from flask_dbopt.pool.pool import Pool
 from flask_dbopt.pool.stats import PoolStats
@@ -152,10 +162,11 @@ OBJECTS = {
 }
 #: Methods that other rooms call, not an app.
 INWARD = {
-    Pool: {"abandon", "add_idle", "close", "collect_dropped", "count_lost", "discard", "lend", "take_back"}
-    | {"let_go", "suspect", "take_back_from"},
+    Pool: {"abandon", "add_idle", "close", "collect_dropped", "count_lost", "discard", "lend", "receive"}
+    | {"let_go", "suspect", "take_back", "take_back_from"},
     Cache: {"abandon", "close", "let_go", "shelf", "sweep"},
-    Monitor: {"abandon", "close", "evaluate", "let_go", "measure", "see_by", "source"} | {"sweep", "tap", "totals"},
+    Monitor: {"abandon", "attend_by", "close", "command", "evaluate", "explain_by", "let_go", "measure", "see_by"}
+    | {"source", "sweep", "tap", "totals"},
     Advisor: {"abandon"},
 }
 
@@ -182,8 +193,8 @@ def test_the_api_page_has_the_real_signatures(owner, name, arguments):
 @pytest.mark.parametrize("owner", OBJECTS)
 def test_the_api_page_has_every_public_method(owner):
     kind = OBJECTS[owner]
-    public = {name for name in vars(kind) if not name.startswith("_") and callable(getattr(kind, name))}
-    public |= {name for name, value in vars(kind).items() if isinstance(value, property)}
+    members = inspect.getmembers_static(kind, lambda value: callable(value) or isinstance(value, property))
+    public = {name for name, _ in members if not name.startswith("_")}
     told = {name for each, name, _ in signatures() if each == owner}
     rooms = {each.partition(".")[2] for each in OBJECTS}
     assert public - INWARD.get(kind, set()) - rooms == told - rooms
@@ -202,6 +213,11 @@ def test_the_api_page_has_every_error():
         ("cache.md", CacheStats),
         ("monitor.md", QueryFigures),
         ("monitor.md", EndpointFigures),
+        ("monitor.md", RequestFigures),
+        ("monitor.md", RepeatedStatement),
+        ("monitor.md", QueryDetails),
+        ("monitor.md", SlowRunFigures),
+        ("monitor.md", PlanFigures),
         ("monitor.md", Point),
         ("monitor.md", Worker),
         ("monitor.md", Overview),
