@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks import contention, monitor, pool, recording
+from benchmarks import contention, monitor, pool, recording, sqlalchemy_pool
 
 if __name__ == "__main__":
     recording.main()
     monitor.main()
     pool.main()
+    sqlalchemy_pool.main()
     contention.main()
