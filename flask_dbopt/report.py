@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+GUARDED = 400
+"""Entries of the audit log that are looked at for what the guard found."""
 POINTS = 60
 """Steps of the series."""
 
@@ -73,6 +75,23 @@ class Overview:
 
 
 @dataclass(frozen=True, slots=True)
+class Guarded:
+    """Statements that the guard or the policy did not like, of one kind."""
+
+    verdict: str
+    """"suspected" (and let through), or "refused"."""
+    what: str
+    """The statement without literals, or what the policy was asked for."""
+    endpoint: str
+    place: str
+    """``file:line`` of the app, where it is known."""
+    reason: str
+    count: int
+    first_seen: float
+    last_seen: float
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Everything, at one moment. Times are unix seconds, durations milliseconds, sizes bytes."""
 
@@ -98,6 +117,8 @@ class Report:
     """Single requests worth a look, the slowest first."""
     lost_workers: tuple[Worker, ...] = ()
     """Those that ended without a word within a day, the latest first: their last flush interval is lost."""
+    guarded: tuple[Guarded, ...] = ()
+    """What the guard and the policy found, the newest first, from the audit log."""
 
 
 def build(optimizer: Optimizer, *, since: float | None = None, now: float | None = None) -> Report:
@@ -136,7 +157,31 @@ def build(optimizer: Optimizer, *, since: float | None = None, now: float | None
         lost_updates=tuple(monitor.lost_updates(since)),
         requests=tuple(monitor.requests(since)),
         lost_workers=tuple(monitor.lost_workers(at - LOST_SHOWN)),
+        guarded=_or_notice(lambda: guarded(optimizer, counters, since), (), "what the guard found", notices),
     )
+
+
+def guarded(optimizer: Optimizer, counters: Mapping[str, float], since: float | None) -> tuple[Guarded, ...]:
+    """What the audit log has of refused and suspicious statements; not even opened where none was counted."""
+    if not any(name == "policy.refused" or name.startswith("suspicious.") for name in counters):
+        return ()
+    found: dict[tuple[str, ...], Guarded] = {}
+    for entry in optimizer.audit.entries(GUARDED, since=since, deed="statement."):
+        told = {name: str(entry.what.get(name, "")) for name in ("sql", "what", "endpoint", "place", "source", "rule")}
+        one = Guarded(
+            verdict="refused" if entry.deed == "statement.refuse" else "suspected",
+            what=told["sql"] or told["what"],
+            endpoint=told["endpoint"],
+            place=told["place"],
+            reason=told["rule"] or f"a value from the request ({told['source']}) changes it",
+            count=int(entry.what.get("again", 1)),
+            first_seen=entry.at,
+            last_seen=entry.at,
+        )
+        key = (one.verdict, one.what, one.endpoint, one.reason)
+        newer = found.get(key)
+        found[key] = one if newer is None else replace(newer, count=newer.count + one.count, first_seen=one.first_seen)
+    return tuple(found.values())
 
 
 def as_dict(record: Any) -> dict[str, Any]:

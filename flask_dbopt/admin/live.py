@@ -64,7 +64,7 @@ def answer(visit: Visit, resource: str) -> Any:
             "notices": report.notices,
             "alerts": [alert for alert in report.alerts if alert.resolved_at is None],
         },
-        "queries": {"queries": report.queries},
+        "queries": {"queries": report.queries, "guarded": report.guarded},
         "requests": {"endpoints": report.endpoints, "requests": report.requests},
         "indexes": {"recommendations": report.recommendations},
         "pool": {

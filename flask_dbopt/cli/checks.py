@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask_dbopt.audit.chain import Verdict
 from flask_dbopt.cli.terminal import size, span
 from flask_dbopt.engines.sqlite import maintenance
 from flask_dbopt.monitor.lookout import LostUpdate
+
+if TYPE_CHECKING:
+    from flask_dbopt.report import Guarded
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 """How a check ends. A note is something to know; only a problem makes the exit code 1."""
@@ -199,6 +202,22 @@ def state(folder: Path | None) -> Finding:
         told = f"{folder} cannot be written, so figures stay in memory"
         return Finding("state folder", PROBLEM, told, "let the app's user write there, or set DBOPT_STATE_DIR")
     return Finding("state folder", OK, str(folder))
+
+
+def guard(mode: str, found: Sequence[Guarded]) -> Finding:
+    """Whether values of requests have been changing statements."""
+    suspected = [one for one in found if one.verdict == "suspected"]
+    if suspected:
+        places = ", ".join(dict.fromkeys(one.place or one.endpoint for one in suspected[:5]))
+        told = f"values of requests changed {sum(one.count for one in suspected):,} statement(s) in a week: {places}"
+        hint = 'pass values as parameters there; DBOPT_MONITOR_GUARD = "block" refuses such statements'
+        return Finding("guard", PROBLEM, told, hint)
+    refused = sum(one.count for one in found)
+    if refused:
+        return Finding("guard", NOTE, f"{refused:,} statement(s) refused in a week", "flask db-opt stats names them")
+    if mode == "off":
+        return Finding("guard", NOTE, "nobody looks for injections", 'set DBOPT_MONITOR_GUARD to "log" or "block"')
+    return Finding("guard", OK, "no value of a request changed a statement in a week")
 
 
 def has_problem(findings: Iterable[Finding]) -> bool:

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,7 @@ def findings(who: Target) -> Iterator[Finding]:
     )
     for lost in optimizer.monitor.lost_updates(time.time() - checks.LOST_LATELY):
         yield checks.lost_update(lost, time.time())
+    yield from _of_guard(who)
     yield checks.state(optimizer.state_dir)
     yield checks.schedule(
         settings.backup_enabled,
@@ -77,6 +79,15 @@ def findings(who: Target) -> Iterator[Finding]:
             yield _of_audit(optimizer.audit if path == optimizer.audit.path else Audit(path))
     for notice in optimizer.notices():
         yield Finding("optimizer", checks.NOTE, notice)
+
+
+def _of_guard(who: Target) -> Iterator[Finding]:
+    from flask_dbopt.report import guarded
+
+    since = time.time() - checks.LOST_LATELY
+    with suppress(OSError):  # the check of the audit log tells
+        found = guarded(who.optimizer, who.optimizer.monitor.counters(since), since)
+        yield checks.guard(who.optimizer.settings.monitor_guard, found)
 
 
 def _of_audit(audit: Audit) -> Finding:

@@ -34,6 +34,8 @@ def parts(report: Report, *, limit: int) -> Iterator[Any]:
         yield writers(report)
     if report.lost_updates:
         yield lost_updates(report)
+    if report.guarded:
+        yield guarded(report, limit)
     for notice in report.notices:
         yield notice_line(notice)
 
@@ -185,6 +187,19 @@ def lost_updates(report: Report) -> Any:
         ],
         title="Updates that may be lost",
     )
+
+
+def guarded(report: Report, limit: int) -> Any:
+    """What the guard and the policy did not like."""
+    return table(
+        ("Guard", "Why", "Endpoint", "Place", ">Times", ">Last"),
+        [
+            (f"{one.verdict}: {_short(one.what, 60)}", one.reason, one.endpoint, one.place, number(one.count),
+             ago(one.last_seen, report.at))
+            for one in report.guarded[:limit]
+        ],
+        title="Statements that were refused, or looked like injections",
+    )  # fmt: skip
 
 
 def notice_line(notice: str) -> Any:
