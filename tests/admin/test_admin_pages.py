@@ -62,6 +62,10 @@ def read(staged: Any, path: str = "", **arguments: str) -> Paper:
     return Paper(answer.text)
 
 
+def dense(text: str) -> str:
+    return "".join(text.split())
+
+
 @pytest.fixture
 def staged(build: Build) -> Any:
     return build(DBOPT_ADMIN_TOKEN=TOKEN)
@@ -234,6 +238,57 @@ def test_a_query_shows_its_plan_and_the_advice(staged: Any) -> None:
     assert "reads all 320,000 rows of keyword whole table" in text
     assert "An index would help" in text
     assert "CREATE INDEX keyword_word ON keyword (word)" in text
+
+
+def test_a_query_shows_its_slow_runs_where_they_come_from_and_how_its_plan_was(staged: Any) -> None:
+    text = read(staged, "queries/bbbbbbbbbbbb").text
+    assert "from app/views.py:41" in text
+    assert "Its plan has changed" in text
+    assert "finds rows of keyword by word" in text
+    assert "812mskeyword3rows" in dense(text)
+    assert "'schlafen'" in text
+    assert "app/views.py:41 in keyword" in text
+    assert "340msoutsideanyrequestOperationalError" in dense(text)
+    other = read(staged, "queries/aaaaaaaaaaaa").text
+    assert "No slow run is kept" in other
+    assert "Its plan has changed" not in other
+
+
+def test_requests_show_what_endpoints_ask_and_which_single_ones_ask_too_much(staged: Any) -> None:
+    paper = read(staged, "requests")
+    assert "GET lists" in paper.text
+    assert "214queries200ofthemrepeated1transactionstatus200" in dense(paper.text)
+    assert "201timesSELECT*FROMlistWHEREid=?app/lists.py:12" in dense(paper.text)
+    assert "POST search" in paper.text
+    assert "raised" in paper.text
+    assert any(link.get("href") == "/_dbopt/queries/eeeeeeeeeeee" for link in paper.all("a"))
+
+
+@pytest.mark.parametrize("sort", ["", "queries", "errors", "p95", "?"])
+def test_endpoints_can_be_sorted(staged: Any, sort: str) -> None:
+    text = read(staged, "requests", sort=sort).text
+    table = text[text.find("In the database") :]
+    assert (table.find(" keyword ") < table.find(" search ")) == (sort == "queries")
+
+
+def test_a_worker_that_was_killed_is_told_of_beneath_the_figures(staged: Any) -> None:
+    text = read(staged, "queries").text
+    assert "1 worker ended without taking leave within a day: up to" in text
+    assert "of the figures of process 4099" in text
+
+
+def test_with_several_databases_each_statement_names_its_own(build: Build, busy_report: Any) -> None:
+    first, *others = busy_report.queries
+    archive = dataclasses.replace(busy_report.databases[0], name="archive")
+    report = dataclasses.replace(
+        busy_report,
+        databases=(*busy_report.databases, archive),
+        queries=(dataclasses.replace(first, database="archive"), *others),
+    )
+    staged = build(report=report, DBOPT_ADMIN_TOKEN=TOKEN)
+    assert "archive" in read(staged, "queries").text
+    assert "database archive" in read(staged, f"queries/{first.id}").text
+    assert first.query.split()[1].rstrip(",") in read(staged, "queries", q="archive").text
 
 
 def test_a_query_without_advice_says_why_no_index_helps(staged: Any) -> None:

@@ -10,6 +10,7 @@ import pytest
 from flask import Flask
 
 from flask_dbopt import DBOptimizer
+from tests.cli.conftest import FIND
 
 
 @pytest.mark.usefixtures("busy_site")
@@ -84,6 +85,27 @@ def test_a_statement_is_explained_without_being_run(say, ask, database):
     with closing(sqlite3.connect(database)) as connection:
         assert connection.execute("SELECT count(*) FROM word").fetchone() == (3000,)
     assert "word" in say("explain", "SELECT * FROM word WHERE text = 'a'").output
+
+
+def test_a_recorded_statement_is_explained_by_its_id_with_its_slow_runs(say, ask, make_app):
+    site = make_app(DBOPT_MONITOR_SLOW_SECONDS=1e-7, DBOPT_MONITOR_RECORD_PARAMS=True)
+    assert site.test_client().get("/find/word 7").status_code == 200
+    for _ in range(2):
+        site.extensions["dbopt"].monitor.sweep(time.time())
+    code, told = ask("stats", creates=lambda: site)
+    (query,) = [each for each in told["queries"] if each["query"] == FIND]
+    assert query["database"] == "default"
+    code, told = ask("explain", query["id"], creates=lambda: site)
+    assert code == 1
+    assert told["recorded"]["query"] == FIND
+    assert told["slow_runs"][0]["parameters"] == "'word 7'"
+    assert told["slow_runs"][0]["endpoint"] == "find"
+    assert "reads all 3,000 rows of word" in told["plans"][0]["lines"][0]
+    text = say("explain", query["id"], creates=lambda: site).output
+    assert f"Comes from {query['place']}" in text
+    assert "with 'word 7'" in text
+    code, told = ask("explain", "0123456789ab", creates=lambda: site)
+    assert (code, told["hint"]) == (2, "flask db-opt stats lists their ids")
 
 
 def test_what_is_no_statement_cannot_be_explained(ask):
