@@ -19,14 +19,15 @@ _SHORTEST_PIECE = 4
 #: A beginning or end of a value tells by its length, or by being half of the value.
 _SHORTEST_PART = 16
 
-#: What ends a literal, begins a comment or another statement.
-HARD = re.compile(r"['\"`;\\]|--|/\*")
+#: What ends a literal or begins a comment.
+HARD = re.compile(r"['\"`\\]|--|/\*")
 
 _ESCAPES = re.compile(r"(?:\\u|%u)([0-9a-f]{4})|\\x([0-9a-f]{2})", re.IGNORECASE)
 _HEX = re.compile(r"(?:0x|x')?((?:[0-9a-f]{2}){3,})'?", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{8,}={0,2}")
 _BLANKS = re.compile(r"\s{2,}|[\t\r\n\f\v]")
 _FILTERED = re.compile(r"union|select|insert|update|delete|drop|from|where|or|and|--|;|/\*|\*/", re.IGNORECASE)
+_WORTH_FILTERING = re.compile(r"union|select|insert|update|delete|drop|--|/\*", re.IGNORECASE)
 _WORD = re.compile(r"\w+|-?\d+(?:\.\d+)?")
 
 
@@ -38,7 +39,9 @@ class Forms:
     pieces: tuple[str, ...] = ()
     """Parts of a value with quotes and the like in it, as an app that splits it would use them."""
     cut: tuple[str, ...] = ()
-    """Forms that may stand there without their beginning or their end."""
+    """Forms that may stand there without their beginning or their end …"""
+    ends: tuple[str, ...] = ()
+    """… and the shortest beginnings and ends of theirs that tell."""
 
 
 def forms(value: str) -> Forms | None:
@@ -48,7 +51,8 @@ def forms(value: str) -> Forms | None:
         return Forms(decoded) if decoded else None
     if len(value) > LONGEST:
         lower = value.lower()
-        return Forms(tuple(dict.fromkeys((lower, lower.strip()))), cut=(lower,) if HARD.search(value) else ())
+        cut = (lower,) if HARD.search(value) else ()
+        return Forms(tuple(dict.fromkeys((lower, lower.strip()))), (), cut, _ends(cut))
     found: dict[str, None] = {value: None}
     for form in _read(value):
         found.setdefault(form)
@@ -60,7 +64,7 @@ def forms(value: str) -> Forms | None:
     whole = tuple(form for form in whole if form == value.lower() or not _is_word(form))
     if not any(map(HARD.search, plain)):
         return Forms(whole)
-    return Forms(whole, tuple(_pieces(plain)), whole)
+    return Forms(whole, tuple(_pieces(plain)), whole, _ends(whole))
 
 
 def _is_word(value: str) -> bool:
@@ -86,7 +90,7 @@ def _read(value: str) -> Iterator[str]:
     if "\\" in value or "%u" in value.lower():
         yield _ESCAPES.sub(lambda match: chr(int(match[1] or match[2], 16)), value)
         yield value.replace("\\", "")
-    if _FILTERED.search(value):
+    if _WORTH_FILTERING.search(value):
         yield _FILTERED.sub("", value)  # as a filter that can be outwitted leaves it
     if "\x00" in value:
         yield value.replace("\x00", "")
@@ -154,10 +158,24 @@ def _pieces(plain: tuple[str, ...]) -> Iterator[str]:
                         return
 
 
+def _ends(cut: tuple[str, ...]) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    for form in cut:
+        size = _least(form)
+        found.setdefault(form[:size])
+        found.setdefault(form[-size:])
+    return tuple(found)
+
+
+def _least(form: str) -> int:
+    """The letters that make a beginning or an end of it tell."""
+    return max(_SHORTEST_PIECE, min(_SHORTEST_PART, (len(form) + 1) // 2))
+
+
 def longest_part(form: str, text: str) -> str:
     """The longest beginning or end of ``form`` that stands in ``text``; empty where that is not much of it."""
     size = max(_common(form, text, from_start=True), -_common(form, text, from_start=False), key=abs)
-    if abs(size) < max(_SHORTEST_PIECE, min(_SHORTEST_PART, len(form) / 2)):
+    if abs(size) < _least(form):
         return ""
     return form[:size] if size > 0 else form[size:]
 

@@ -217,9 +217,10 @@ class _Look:
         hits = [hit for form in sought.whole if form in text for hit in self._hits(form)]
         if not hits and sought.cut:
             hits = [hit for piece in sought.pieces if piece in text for hit in self._hits(piece)]
-            part = max((longest_part(form, text) for form in sought.cut), key=len)
-            if HARD.search(part):
-                hits += [hit for hit in self._hits(part) if hit.effect is Effect.BREAKS]
+            if any(end in text for end in sought.ends):
+                part = max((longest_part(form, text) for form in sought.cut), key=len)
+                if HARD.search(part):
+                    hits += [hit for hit in self._hits(part) if hit.effect is Effect.BREAKS]
         harmless = [hit for hit in hits if hit.effect is Effect.NONE]
         # Within it as it was escaped, a value with quotes stands as it was, too.
         return harmless + [

@@ -6,6 +6,7 @@ them, or lie within one. Decides only; knows nothing of requests.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from enum import Enum, auto
 from itertools import takewhile
@@ -29,6 +30,8 @@ _NOT_ORDERED = frozenset(
     "select distinct from where having limit offset set values on using join union except intersect group case"
     " when".split()
 )
+#: Without these nothing ends a literal.
+_QUOTES = re.compile(r"['\"\\$]")
 _INSIDE = frozenset(("text", "quoted", "comment", "torn"))
 _BREAKING = frozenset(("comment", "torn"))
 _PLAIN = frozenset(("word", "number", "parameter", "text", "quoted", "mark"))
@@ -43,6 +46,10 @@ def effect(sql: str, start: int, end: int, own: Sequence[Token] | None = None) -
     if not piece.strip():
         return Effect.NONE
     own = tokens(sql) if own is None else own
+    if not _QUOTES.search(piece) and any(
+        token.start < start and end < token.end and token.kind == "text" for token in own
+    ):
+        return Effect.NONE
     # A line break of the piece's own would end a comment: the word in its place comes without.
     lead, trail = " " * piece[0].isspace(), " " * piece[-1].isspace()
     other = tokens(f"{sql[:start]}{lead}a{trail}{sql[end:]}")
