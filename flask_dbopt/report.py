@@ -140,6 +140,7 @@ def build(optimizer: Optimizer, *, since: float | None = None, now: float | None
     series = tuple(monitor.series(since, points=POINTS))
     endpoints = tuple(monitor.endpoints(since))
     queries = tuple(monitor.queries(since=since))
+    watched = _or_notice(lambda: guarded(optimizer, counters, since), (), "what the guard found", notices)
     return Report(
         at=at,
         since=since,
@@ -157,7 +158,7 @@ def build(optimizer: Optimizer, *, since: float | None = None, now: float | None
         lost_updates=tuple(monitor.lost_updates(since)),
         requests=tuple(monitor.requests(since)),
         lost_workers=tuple(monitor.lost_workers(at - LOST_SHOWN)),
-        guarded=_or_notice(lambda: guarded(optimizer, counters, since), (), "what the guard found", notices),
+        guarded=watched,
     )
 
 
