@@ -47,6 +47,8 @@ class Books:
         self._aside: list[Path] = []
         self._retry_at = 0.0
         self._busy_since: float | None = None
+        self.unread = 0
+        """How often the file could not be read."""
 
     @property
     def outlive(self) -> bool:
@@ -172,8 +174,9 @@ class Books:
                 try:
                     parts.append(self._on_disk(self._disk, read))
                 except LedgerBusyError:
-                    pass  # somebody is just making it
+                    self.unread += 1  # somebody is just making it
                 except LedgerError as error:
+                    self.unread += 1
                     self._problem = self._problem or str(error)
             if self._memory_used:
                 parts.append(read(self._memory))
