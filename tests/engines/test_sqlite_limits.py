@@ -9,8 +9,8 @@ from flask import Flask
 
 from flask_dbopt import DBOptimizer
 from flask_dbopt.engines.sqlite import limits as limits_module
-from flask_dbopt.engines.sqlite.limits import Limits, ours
-from flask_dbopt.errors import DBOptError, StatementTimeout
+from flask_dbopt.engines.sqlite.limits import Limits, ours, refuse_extensions
+from flask_dbopt.errors import DBOptError, StatementRefused, StatementTimeout
 
 NUMBERS = "WITH RECURSIVE r (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r WHERE n < {}) SELECT {} FROM r"
 ENDLESS = NUMBERS.format(10**12, "count(*)")
@@ -235,6 +235,30 @@ def test_time_that_nobody_can_tell_apart_counts_little(monkeypatch):
         now[0] += 10.0
         limits._look()
     assert limits._look() == 1
+
+
+def test_each_limit_leaves_the_apps_own_hooks_of_the_other_kind(make):
+    with make(monitor_statement_timeout=10).borrow() as connection:
+        connection.set_authorizer(lambda action, *_: sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_DELETE else 0)
+        connection.execute("CREATE TABLE t (a)")
+        with pytest.raises(sqlite3.DatabaseError, match=r"^not authorized$"):
+            connection.execute("DELETE FROM t")
+        connection.set_authorizer(None)
+        connection.execute("DELETE FROM t")
+    with make(sqlite_policy={"deny": ["DROP"]}).borrow() as connection:
+        connection.set_progress_handler(lambda: 1, 10)
+        with pytest.raises(sqlite3.OperationalError, match=r"^interrupted$"):
+            connection.execute(NUMBERS.format(1_000, "count(*)"))
+        connection.set_progress_handler(None, 0)
+        connection.execute(NUMBERS.format(1_000, "count(*)"))
+
+
+def test_machine_code_is_refused_before_python_loads_it(make):
+    with make(sqlite_policy={"deny": ["LOAD_EXTENSION"]}).borrow() as connection:
+        with pytest.raises(StatementRefused, match="LOAD_EXTENSION is denied"):
+            refuse_extensions(connection)
+    with make().borrow() as connection:
+        assert refuse_extensions(connection) is None
 
 
 def test_our_own_statements_have_no_limit(connection):
