@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from textwrap import dedent
 
+import click
 import pytest
 from flask import Flask, stream_with_context
 from werkzeug.test import EnvironBuilder, run_wsgi_app
@@ -250,6 +251,34 @@ def figures(flask):
     report = json.loads(flask("db-opt", "stats", "--json"))
     calls = {query["query"]: query["calls"] for query in report["queries"]}
     return calls, {row["endpoint"]: row for row in report["endpoints"]}, report
+
+
+@pytest.mark.parametrize(
+    ("words", "booked"),
+    [
+        (["-A", "streams", "words", "-v", "count"], {"command: words count"}),
+        (["--app=streams", "single", "words"], {"command: single"}),
+        (["unknown"], set()),
+        ([], set()),
+    ],
+)
+def test_what_runs_under_a_command_is_booked_on_the_words_that_name_it(streaming, monkeypatch, words, booked):
+    dbopt = streaming.extensions["ours"]
+
+    def count(**_):
+        with dbopt.borrow() as connection:
+            connection.execute("SELECT count(*) FROM word").fetchone()
+
+    streaming.cli.command("single")(count)
+    streaming.cli.add_command(click.Group("words", {"count": click.Command("count", callback=count)}))
+    monkeypatch.setattr("sys.argv", ["flask", *words])
+    assert streaming.test_cli_runner().invoke(args=["single"]).exit_code == 0
+    monitor = dbopt.optimizer.monitor
+    assert {row.endpoint for row in monitor.endpoints()} == booked
+    assert monitor.queries()[0].endpoints == tuple(booked)
+    with dbopt.borrow() as connection:
+        connection.execute("SELECT max(id) FROM word").fetchone()
+    assert () in {query.endpoints for query in monitor.queries()}, "the command is over"
 
 
 def test_a_command_that_ends_at_once_has_told_all_it_did(flask):

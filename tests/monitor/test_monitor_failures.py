@@ -84,7 +84,7 @@ def test_whoever_records_never_waits_for_a_sweep_that_hangs(stuck):
         took.append(time.perf_counter() - began)
         if number % 100 == 0:
             stuck.count("shouts")
-    assert sorted(took)[-20] < 0.005
+    assert sorted(took)[-len(took) // 1000] < 0.005, "but for what another process took of the processor's time"
     assert len(stuck.recorder.loose) <= 10 * PENDING, "memory stays bounded; the oldest are dropped, and counted"
 
 
