@@ -254,9 +254,9 @@ def test_each_limit_leaves_the_apps_own_hooks_of_the_other_kind(make):
 
 
 def test_machine_code_is_refused_before_python_loads_it(make):
-    with make(sqlite_policy={"deny": ["LOAD_EXTENSION"]}).borrow() as connection:
-        with pytest.raises(StatementRefused, match="LOAD_EXTENSION is denied"):
-            refuse_extensions(connection)
+    dbopt = make(sqlite_policy={"deny": ["LOAD_EXTENSION"]})
+    with dbopt.borrow() as connection, pytest.raises(StatementRefused, match="LOAD_EXTENSION is denied"):
+        refuse_extensions(connection)
     with make().borrow() as connection:
         assert refuse_extensions(connection) is None
 
