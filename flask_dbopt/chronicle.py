@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -22,6 +23,9 @@ SUMMARY_EVERY = 300.0
 """Seconds that a summary is about."""
 COSTLIEST = 3
 """Statements that it names."""
+REPEATED_AFTER = 3_600.0
+"""Seconds after which a notice is told again of which only numbers have changed."""
+_NUMBER = re.compile(r"\b\d[\d.,:]*")
 
 
 class Chronicle:
@@ -55,8 +59,9 @@ class Chronicle:
     def _start_anew(self) -> None:
         self._is_started = False
         self._is_leading = False
+        self._speaks_up = False
         self._pools: set[str] = set()
-        self._told: set[str] = set()
+        self._told: dict[str, tuple[str, float]] = {}
         self._summed_at = self._clock()
 
     def listen(self, sender: object) -> None:
@@ -72,23 +77,42 @@ class Chronicle:
         """Tell what is new in this worker."""
         if self.logs is not None:
             self.logs.tend()
-        if not self._is_started:
-            self._is_started = True
-            monitoring_log.info("%s: process %d started, Flask-DBOpt %s", self.name, os.getpid(), self._version)
+        self._begin()
         for database in list(self._databases.values()):
             if database.pool is not None and database.name not in self._pools:
                 self._pools.add(database.name)
                 bounds = database.pool.minimum, database.pool.maximum
                 pool_log.info("%s: a pool of %d to %d connections to %s", database.name, *bounds, database.path)
-        notices = set(self._notices())
-        for notice in sorted(notices - self._told):
-            monitoring_log.warning("%s: %s", self.name, notice)
-        for notice in sorted(self._told - notices):
-            monitoring_log.info("%s: no longer so: %s", self.name, notice)
-        self._told = notices
+        self._tell_notices(self._clock())
 
-    def leads(self, is_leading: bool) -> None:
-        """Whether this worker has the lease now; the one that has it sums up for all."""
+    def _begin(self) -> None:
+        if not self._is_started:
+            self._is_started = True
+            monitoring_log.info("%s: process %d started, Flask-DBOpt %s", self.name, os.getpid(), self._version)
+
+    def _tell_notices(self, now: float) -> None:
+        """What came and what went: a warning from one worker, which the app hears of; the others keep to INFO."""
+        level = logging.WARNING if self._speaks_up else logging.INFO
+        notices = {_NUMBER.sub("#", notice): notice for notice in self._notices()}
+        for kind, notice in sorted(notices.items()):
+            before, at = self._told.get(kind, ("", 0.0))
+            if not before or (before != notice and not 0 <= now - at < REPEATED_AFTER):
+                self._told[kind] = notice, now
+                monitoring_log.log(level, "%s: %s", self.name, notice)
+        for kind in sorted(self._told.keys() - notices.keys()):
+            notice, _ = self._told.pop(kind)
+            monitoring_log.info("%s: no longer so: %s", self.name, notice)
+
+    def leads(self, is_leading: bool, *, can_be_led: bool = True) -> None:
+        """Whether this worker has the lease now; the one that has it sums up, and speaks up, for all.
+
+        ``can_be_led`` False: nobody can have it, so each speaks for itself.
+        """
+        self._begin()
+        speaks_up = is_leading or not can_be_led
+        if speaks_up and not self._speaks_up:
+            self._told.clear()
+        self._speaks_up = speaks_up
         if is_leading != self._is_leading:
             self._is_leading = is_leading
             self._summed_at = self._clock()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from flask_dbopt import forks
 from flask_dbopt.shared_file import Grip, SharedFile
 
 _TOP = logging.getLogger("flask_dbopt")
@@ -33,7 +34,9 @@ _LONGEST = 16 << 10
 _REST_SECONDS = 1.0
 """How long a file that could not be written is left alone: a full disk is not asked at each line."""
 _ESCAPED = {number: f"\\x{number:02x}" for number in (*range(32), 127, *range(128, 160))}
-_ESCAPED |= {10: "\\n", 13: "\\r", 9: "\\t", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+_ESCAPED |= {number: f"\\u{number:04x}" for number in (*range(0x2028, 0x202F), *range(0x2066, 0x206A))}
+_ESCAPED |= {10: "\\n", 13: "\\r", 9: "\\t"}
+"""Also what other readers take for the end of a line, and what lets them show one backwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +171,14 @@ class _Outlet(logging.Filter):
     def __init__(self) -> None:
         super().__init__()
         self._folders: dict[Path, tuple[dict[str, LogFile], int]] = {}
+        self.abandon()
+        forks.watch(self)
+
+    def let_go(self) -> None:
+        """Before a fork, in the parent: nothing has to happen."""
+
+    def abandon(self) -> None:
+        """After a fork, in the child: a lock that nobody holds."""
         self._change = threading.Lock()
 
     def add(self, folder: Path, bounds: Bounds, clock: Callable[[], float]) -> None:

@@ -204,11 +204,11 @@ class Optimizer:
         every = self.housekeeper.every
         every(FLUSH_EVERY, _weakly(self._flush), "flush figures")
         every(FLUSH_EVERY, self.audit.sweep, "write down refusals")
-        every(UPKEEP_EVERY, self.chronicle.sweep, "tell what is new", first_in=0.0)
         every(UPKEEP_EVERY, _weakly(self._look_after_pools), "look after the pools")
         every(UPKEEP_EVERY, self.cache.sweep, "tidy the cache")
         every(CHECKPOINT_EVERY, _weakly(self._checkpoint), "checkpoint")
         every(LEASE_EVERY, _weakly(self._take_turn), "take turns at the lease", first_in=0.0)
+        every(UPKEEP_EVERY, self.chronicle.sweep, "tell what is new", first_in=0.0)
 
     def _flush(self, now: float) -> None:
         self.monitor.sweep(self._clock())
@@ -235,7 +235,7 @@ class Optimizer:
         if not self._serves:
             return
         is_leading = self.lease.acquire()
-        self.chronicle.leads(is_leading)
+        self.chronicle.leads(is_leading, can_be_led=not self.lease.problem)
         if is_leading:
             self.monitor.evaluate(self._clock())
             if self.schedule is not None:

@@ -36,9 +36,7 @@ class Grip:
 
     def append(self, data: bytes, *, sync: bool = False) -> None:
         """Write at the end, in one piece. OSError when not all of it was written: then a piece may be there."""
-        written = os.write(self.fd, data)
-        if written < len(data):
-            os.write(self.fd, data[written:])  # where the disk is full, this says so
+        _write(self.fd, data)
         if sync:
             os.fsync(self.fd)
 
@@ -80,7 +78,7 @@ class SharedFile:
         """Append in one piece although somebody else holds the file; it may have just been renamed."""
         fd = self._opened()
         try:
-            os.write(fd, data)
+            _write(fd, data)
         finally:
             os.close(fd)
 
@@ -131,12 +129,21 @@ class SharedFile:
             return False
 
     def _opened(self) -> int:
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         try:
-            return os.open(self.path, flags, self._mode)
+            return self._made_or_found()
         except FileNotFoundError:
             make_folder(self.path.parent)
+            return self._made_or_found()
+
+    def _made_or_found(self) -> int:
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        try:
+            fd = os.open(self.path, flags | os.O_EXCL, self._mode)
+        except FileExistsError:
             return os.open(self.path, flags, self._mode)
+        if os.geteuid() == 0:
+            _give_to_the_owner_of(self.path.parent, fd)
+        return fd
 
     def _busy(self) -> TimeoutError:
         return TimeoutError(f"another process has held {self.path} for {self._patience:g} s")
@@ -144,10 +151,27 @@ class SharedFile:
 
 def make_folder(folder: Path) -> None:
     """The folder, with a .gitignore of its own: what we write there does not belong into a repository."""
-    if not folder.exists():
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    if missing:
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(OSError):
             (folder / ".gitignore").write_text("*\n")
+        if os.geteuid() == 0:
+            for each in reversed(missing):
+                _give_to_the_owner_of(each.parent, each)
+
+
+def _give_to_the_owner_of(folder: Path, made: int | Path) -> None:
+    """What root made, such as by a command under sudo, must not shut out the app's own user."""
+    about = folder.stat()
+    with suppress(OSError):  # a file system that knows no owners
+        os.chown(made, about.st_uid, about.st_gid, follow_symlinks=isinstance(made, int))
+
+
+def _write(fd: int, data: bytes) -> None:
+    written = os.write(fd, data)
+    if written < len(data):
+        os.write(fd, data[written:])  # where the disk is full, this says so
 
 
 def _lock(fd: int) -> bool:

@@ -166,7 +166,7 @@ def _judged(before: Progress, line: bytes, file: str, number: int) -> Progress:
     faults: list[Fault] = []
     if before.fragment is not None:
         told_so = entry.deed == "audit.torn" and entry.what.get("bytes") == before.fragment[1]
-        if not (told_so and before.head is not None and entry.prev == before.head.hash):
+        if not (told_so and before.head is not None and (entry.seq, entry.prev) == (place, before.head.hash)):
             faults.append(before.fragment[0])
     elif (unlinked := _unlinked(before, entry, file, number)) is not None:
         faults.append(unlinked)

@@ -9,20 +9,28 @@ from dataclasses import dataclass, replace
 from flask_dbopt.audit.trail import Note
 
 WINDOW = 60.0
-"""Seconds in which the same refusal is told once, and how often it came again afterwards."""
+"""Seconds in which the same refusal is told once. How often it came again is told behind them, …"""
+LONGEST = 3_600.0
+"""… and if it goes on, after twice as long each time, up to this."""
 KINDS = 20
-"""Different ones told in that time; what goes beyond is counted together."""
+"""Different ones that are told at once; what goes beyond is counted together …"""
+ONE_MORE_EVERY = 120.0
+"""… until so many seconds have passed, for each one more."""
 
 
 @dataclass(slots=True)
 class _Seen:
-    """One refusal of this window."""
+    """One refusal that was seen lately."""
 
     note: Note
     until: float
+    window: float = WINDOW
     more: int = 0
     """How often it came again."""
     is_told: bool = False
+
+    def again(self) -> Note:
+        return replace(self.note, what={**self.note.what, "again": self.more})
 
 
 class Refusals:
@@ -31,6 +39,10 @@ class Refusals:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._seen: dict[tuple[object, ...], _Seen] = {}
+        self._left: float = KINDS
+        """Different ones that may still be told, …"""
+        self._counted_at = 0.0
+        """… as of then."""
 
     def add(self, note: Note) -> None:
         """Remember one; cheap, since it happens in the midst of a request."""
@@ -38,7 +50,7 @@ class Refusals:
         who = {name: value for name, value in note.who.items() if name != "pid"}
         key: tuple[object, ...] = (note.deed, repr(sorted(who.items())), repr(sorted(what.items())))
         with self._lock:
-            if key not in self._seen and len(self._seen) >= KINDS:
+            if key not in self._seen and not self._may_tell_another(note.at):
                 key = (note.deed,)
                 note = replace(note, who={"by": "various"}, what={"reason": "more than are told one by one"})
             seen = self._seen.get(key)
@@ -58,8 +70,22 @@ class Refusals:
                 if not seen.is_told:
                     notes.append(seen.note)
                     seen.is_told = True
-                if to_the_end or not now < seen.until <= now + WINDOW:
-                    if seen.more:
-                        notes.append(replace(seen.note, what={**seen.note.what, "again": seen.more}))
+                if now < seen.until <= now + seen.window and not to_the_end:
+                    continue
+                if seen.more:
+                    notes.append(seen.again())
+                if seen.more and not to_the_end:
+                    seen.more, seen.window = 0, min(2 * seen.window, LONGEST)
+                    seen.until = now + seen.window
+                else:
                     del self._seen[key]
             return notes
+
+    def _may_tell_another(self, at: float) -> bool:
+        """Whether there is room for one more, which then is taken."""
+        gained = max(0.0, at - self._counted_at) / ONE_MORE_EVERY
+        self._left, self._counted_at = min(float(KINDS), self._left + gained), at
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True

@@ -39,6 +39,14 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
+class _First:
+    """The first line of a file: its place in the chain, and when it was written."""
+
+    seq: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Known:
     """What this process wrote last: where it is, and how the file was then."""
 
@@ -46,8 +54,7 @@ class _Known:
     size: int
     head: Head
     line: bytes
-    first: Entry | None
-    """The file's first entry."""
+    first: _First
 
 
 class Trail:
@@ -83,9 +90,9 @@ class Trail:
                 _sync_folder(self.path.parent)
             known, size = self._known, grip.size + len(data)
             has_first = known is not None and known.inode == grip.inode
-            first = known.first if known and has_first else chain.read(grip.read(_LONGEST, 0).partition(b"\n")[0])
+            first = known.first if known and has_first else _first_of(grip.read(_LONGEST, 0), head, notes[0].at)
             self._known = _Known(grip.inode, size, head, lines[-1], first)
-            is_old = first is not None and notes[-1].at - first.at > OLDEST
+            is_old = notes[-1].at - first.at > OLDEST
             return (size >= self._largest or is_old) and self._set_aside(first)
 
     def _found(self, grip: Grip, at: float) -> tuple[Head | None, Sequence[Note], bytes]:
@@ -94,31 +101,50 @@ class Trail:
         if known is not None and (known.inode, known.size) == (grip.inode, grip.size):
             return known.head, (), b""
         if grip.size == 0:
-            formers = self._formers()
-            head = _head_of(formers[-1].read_bytes()) if formers else None
+            head = self._former_head()
             if head is not None:
-                return head, (), b""
+                return head, self._missed(grip, at, head), b""
             was = {} if known is None else {"after": str(known.head)}
             return None, (_about("audit.begin", at, chain=secrets.token_hex(8), **was),), b""
         tail = grip.read(_LONGEST, max(0, grip.size - _LONGEST))
-        head = _head_of(tail)
+        head = _head_of(tail, self._former_head if grip.size <= _LONGEST else None)
         piece = tail.rpartition(b"\n")[2]
-        told = []
-        if known is not None and head is not None and self._is_gone(known, grip, head):
-            told.append(_about("audit.cut", at, last=str(known.head), found=str(head)))
+        told = self._missed(grip, at, head)
         if piece and chain.read(piece) is None:
             told.insert(0, _about("audit.torn", at, bytes=len(piece)))
         return head, told, b"\n" if piece else b""
 
-    def _is_gone(self, known: _Known, grip: Grip, head: Head) -> bool:
-        """Whether the last line of this process is no longer where it was."""
-        if known.inode != grip.inode:
-            return known.head.seq > head.seq
-        return grip.read(len(known.line), known.size - len(known.line)) != known.line
+    def _missed(self, grip: Grip, at: float, head: Head) -> list[Note]:
+        """What is told where the last line of this process is no longer in the chain, which ends with ``head``."""
+        known = self._known
+        if known is None or self._has(known, grip):
+            return []
+        return [_about("audit.cut", at, last=str(known.head), found=str(head))]
 
-    def _set_aside(self, first: Entry | None) -> bool:
+    def _has(self, known: _Known, grip: Grip) -> bool:
+        """Whether the files still hold it. Where they begin behind it, the check asks who removed what was before."""
+        if known.inode == grip.inode:
+            return grip.read(len(known.line), known.size - len(known.line)) == known.line
+        oldest = b""
+        parts: list[Callable[[], bytes]] = [path.read_bytes for path in self._formers()]
+        parts.append(partial(grip.read, grip.size, 0))
+        for part in reversed(parts):
+            with suppress(FileNotFoundError):  # removed by retention since it was listed
+                data = part()
+                if known.line in data:
+                    return True
+                oldest = data.partition(b"\n")[0]
+        first = chain.read(oldest)
+        return first is not None and first.seq > known.head.seq
+
+    def _former_head(self) -> Head | None:
+        """The last line of the files before this one."""
+        data = next((data for path in reversed(self._formers()) if (data := path.read_bytes())), b"")
+        return _head_of(data) if data else None
+
+    def _set_aside(self, first: _First) -> bool:
         """Name the file after its first entry; whoever comes next makes the new one."""
-        goal = self.path.with_name(f"{self.path.stem}.{first.seq if first else 0:010}{self.path.suffix}")
+        goal = self.path.with_name(f"{self.path.stem}.{first.seq:010}{self.path.suffix}")
         try:
             if not goal.exists():
                 self.path.rename(goal)
@@ -176,7 +202,7 @@ class Trail:
         for path in (*self._formers(), self.path):
             with suppress(FileNotFoundError):
                 about = path.stat()
-                known.append((path.name, about.st_ino, about.st_size, about.st_mtime_ns))
+                known.append((path.name, about.st_ino, about.st_size, about.st_ctime_ns))  # which cannot be set
         return tuple(known)
 
     def _files(self) -> list[tuple[Path, Callable[[], list[bytes]]]]:
@@ -212,16 +238,27 @@ def _about(deed: str, at: float, **what: Any) -> Note:
     return Note(at, deed, DONE, {"by": "audit", "pid": os.getpid()}, what)
 
 
-def _head_of(data: bytes) -> Head | None:
-    """The place of the last line, a torn one too; lines that are no entries count from the last that is one."""
+def _head_of(data: bytes, former: Callable[[], Head | None] | None = None) -> Head:
+    """The place of the last line, a torn one too; lines that are no entries count from the last that is one.
+
+    Where none is, they count from what ``former`` finds.
+    """
     lines = _split(data)
-    if not lines:
-        return None
     for behind, line in enumerate(reversed(lines)):
         entry = chain.read(line)
         if entry is not None:
             return Head(entry.seq + behind, chain.hash_of(lines[-1]))
-    return Head(len(lines) - 1, chain.hash_of(lines[-1]))
+    before = former() if former is not None else None
+    return Head(len(lines) + (-1 if before is None else before.seq), chain.hash_of(lines[-1]))
+
+
+def _first_of(data: bytes, head: Head, at: float) -> _First:
+    """The first line in a file's beginning, by the first entry there; where none is, ``head`` just began the file."""
+    for before, line in enumerate(_split(data)):
+        entry = chain.read(line)
+        if entry is not None:
+            return _First(entry.seq - before, entry.at)
+    return _First(head.seq, at)
 
 
 def _split(data: bytes) -> list[bytes]:

@@ -178,3 +178,13 @@ def test_a_sum_alone_makes_no_entry():
     body = json.dumps({"seq": 1, "at": "some day"}, separators=(",", ":"))
     digest = hashlib.sha256(body.encode()).hexdigest()[:16]
     assert chain.read(f'{body[:-1]},"sum":"{digest}"}}'.encode()) is None
+
+
+def test_a_line_that_vouches_for_a_torn_one_has_to_be_in_its_place(path):
+    lines = lines_of(path)
+    path.write_bytes(b"".join(lines[:5]) + lines[5][:40])
+    Audit(path, clock=Clock()).note("cache.clear")
+    assert faults(path) == []
+    *kept, torn, _ = lines_of(path)
+    path.write_bytes(b"".join([*kept, again(torn.rstrip(b"\n"), seq=40)]))
+    assert faults(path) == ["audit.log, line 6: entry 5 was changed, or is no entry"]

@@ -81,6 +81,27 @@ def test_an_attack_from_everywhere_is_counted_together(audit, clock):
     assert last["again"] == 5000 - KINDS - 1
 
 
+def test_one_that_goes_on_is_told_less_and_less_often(audit, clock):
+    for _ in range(24 * 60 * 6):
+        knock(audit)
+        clock.now += 10
+        audit.sweep(0.0)
+    lines = [what for _, what in told(audit)]
+    assert len(lines) < 35
+    assert sum(what.get("again", 1) for what in lines) >= 23 * 60 * 6
+    assert {(what["reason"], address) for address, what in told(audit)} == {("wrong token", "192.0.2.1")}
+
+
+def test_an_attack_that_lasts_all_day_does_not_fill_the_disk(audit, clock):
+    for number in range(24 * 60 * 25):
+        knock(audit, address=f"2001:db8::{number:x}")
+        if number % 25 == 0:
+            clock.now += 60
+            audit.sweep(0.0)
+    assert len(told(audit)) < 800
+    assert audit.path.stat().st_size < 400_000
+
+
 def test_a_thousand_refusals_take_a_few_milliseconds(audit):
     began = time.perf_counter()
     for _ in range(1000):

@@ -164,6 +164,54 @@ def test_a_process_notices_that_the_whole_log_is_gone(path):
     assert "the log before it was removed; its last entry was 1:" in audit.verdict().faults[0].message
 
 
+def rotated(path: Path) -> Trail:
+    """A log of three whole files and one with a single entry, and the process that wrote it."""
+    trail = Trail(path, retention=1e9, largest=1)
+    for number in range(3):
+        trail.append([Note(1_795_000_000.0 + number, "backup.take", "done", {"by": "cli"}, {"number": number})])
+    trail._largest = 1 << 20
+    trail.append([Note(1_795_000_003.0, "cache.clear", "done", {"by": "cli"}, {})])
+    return trail
+
+
+@pytest.mark.parametrize("attack", ["delete", "empty", "put back an older one", "replace them all"])
+def test_a_process_notices_whatever_became_of_its_last_entry(path, tmp_path, attack):
+    trail = rotated(path)
+    if attack == "delete":
+        path.unlink()
+    elif attack == "empty":
+        path.write_bytes(b"")
+    elif attack == "put back an older one":
+        (tmp_path / "audit.0000000003.log").rename(path)
+    else:
+        for file in tmp_path.glob("audit*"):
+            file.unlink()
+        for number in range(20):
+            Audit(path).note("cache.clear", number=number)
+    trail.append([Note(1_795_000_009.0, "cache.clear", "done", {"by": "cli"}, {})])
+    assert "entries behind this were removed; the last was 4:" in trail.verdict().faults[0].message
+
+
+def test_a_log_that_was_copied_and_moved_back_is_whole(path, tmp_path):
+    trail = rotated(path)
+    for file in tmp_path.glob("audit*"):
+        copy = file.with_suffix(".copy")
+        copy.write_bytes(file.read_bytes())
+        copy.replace(file)
+    trail.append([Note(1_795_000_009.0, "cache.clear", "done", {"by": "cli"}, {})])
+    assert trail.verdict().intact
+
+
+def test_a_new_file_that_begins_with_half_a_line_goes_on_with_the_numbers(path, tmp_path):
+    rotated(path)
+    path.write_bytes(path.read_bytes()[:30])
+    other = Trail(path, retention=1e9, largest=1)
+    other.append([Note(1_795_000_009.0, "cache.clear", "done", {"by": "cli"}, {})])
+    assert [entry.seq for entry in other.entries()] == [6, 5, 3, 2, 1, 0]
+    assert (other.verdict().faults, other.verdict().torn) == ((), 1)
+    assert (tmp_path / "audit.0000000004.log").exists()
+
+
 def test_what_cannot_be_written_is_counted_said_and_told_later(path, caplog):
     path.symlink_to("/dev/full")
     audit = Audit(path, app="shop")

@@ -204,6 +204,19 @@ def test_a_holder_who_is_stopped_holds_nobody_up_for_long(tmp_path):
     assert not file.lost
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files for somebody else")
+def test_what_root_makes_belongs_to_whom_the_folder_belongs(tmp_path):
+    os.chown(tmp_path, 65534, 65534)
+    folder = tmp_path / "instance" / "logs"
+    LogFile(folder / "backup.log", Bounds()).append("by sudo")
+    assert [each.stat().st_uid for each in (folder.parent, folder, folder / "backup.log")] == [65534] * 3
+    foreign = tmp_path / "foreign"
+    foreign.touch()
+    folder.joinpath("monitoring.log").symlink_to(foreign)
+    LogFile(folder / "monitoring.log", Bounds()).append("by sudo")
+    assert foreign.stat().st_uid == 0
+
+
 def test_a_folder_that_takes_no_new_names_lets_the_file_grow(tmp_path, monkeypatch):
     file = LogFile(tmp_path / "one.log", Bounds(max_bytes=10))
     file.append("first line")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 import flask_dbopt
-from flask_dbopt.logs import Bounds, Logs, loggers
+from flask_dbopt.logs import Bounds, Logs, _outlet, loggers
 
 TOP = logging.getLogger("flask_dbopt")
 POOL = logging.getLogger("flask_dbopt.connection_pool")
@@ -133,6 +137,26 @@ def test_many_apps_write_a_line_once_and_the_last_one_leaves_nothing_behind(tmp_
     assert state() == before
     POOL.warning("nobody is there")
     assert len(read(made[0], "connection_pool")) == 2
+
+
+def test_a_child_that_was_forked_while_another_thread_changed_the_loggers_goes_on(logs):
+    held = threading.Event()
+
+    def change() -> None:
+        with _outlet._change:
+            held.set()
+            time.sleep(1.0)
+
+    other = threading.Thread(target=change)
+    other.start()
+    held.wait(5)
+    child = os.fork()
+    if not child:
+        signal.alarm(5)
+        logs.tend()
+        os._exit(0)
+    other.join()
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_every_logger_of_the_package_is_known():

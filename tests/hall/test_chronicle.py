@@ -83,13 +83,14 @@ def test_a_slow_statement_is_told_without_its_values(shop):
 def test_who_has_the_lease_is_told_when_it_changes(shop):
     for is_leading in (False, True, True, False):
         shop.optimizer.chronicle.leads(is_leading)
-    assert [line.partition(str(os.getpid()))[2] for line in shop.read("monitoring")] == [
+    assert [line.partition(str(os.getpid()))[2] for line in shop.read("monitoring")[1:]] == [
         " took the lease: alerts and scheduled work run here",
         " has the lease no more",
     ]
 
 
 def test_notices_are_told_as_they_come_and_go(shop):
+    shop.optimizer.chronicle.leads(True)
     shop.optimizer.problems.append("the cellar is flooded")
     for _ in range(3):
         shop.optimizer.chronicle.sweep(0.0)
@@ -99,6 +100,37 @@ def test_notices_are_told_as_they_come_and_go(shop):
         "WARNING monitoring: shop: the cellar is flooded",
         "INFO monitoring: shop: no longer so: the cellar is flooded",
     ]
+
+
+def test_the_app_hears_a_notice_from_one_worker_only(shop, caplog):
+    caplog.set_level("INFO", "flask_dbopt")
+    chronicle = shop.optimizer.chronicle
+    shop.optimizer.problems.append("the cellar is flooded")
+    chronicle.leads(False)
+    chronicle.sweep(0.0)
+    chronicle.leads(True)
+    for _ in range(2):
+        chronicle.sweep(0.0)
+    assert [each.levelname for each in caplog.records if "cellar" in each.message] == ["INFO", "WARNING"]
+
+
+def test_where_no_worker_can_lead_each_speaks_for_itself(shop, caplog):
+    shop.optimizer.problems.append("the cellar is flooded")
+    shop.optimizer.chronicle.leads(False, can_be_led=False)
+    shop.optimizer.chronicle.sweep(0.0)
+    assert [each.levelname for each in caplog.records if "cellar" in each.message] == ["WARNING"]
+
+
+def test_a_notice_whose_number_grows_is_told_once_an_hour(shop):
+    now = 1_795_000_000.0
+    shop.optimizer.chronicle._clock = lambda: now
+    shop.optimizer.chronicle.leads(True)
+    for minute in range(121):
+        now += 60
+        shop.optimizer.problems[:] = [f"{minute} feet of water in cellar2"]
+        shop.optimizer.chronicle.sweep(0.0)
+    told = [line for line in shop.read("monitoring") if "cellar" in line]
+    assert told == [f"WARNING monitoring: shop: {minute} feet of water in cellar2" for minute in (0, 60, 120)]
 
 
 def test_the_one_that_leads_sums_up_every_five_minutes(tmp_path):
