@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -29,19 +30,24 @@ def note_context(app: Flask, **_: Any) -> None:
     before = pools.get(optimizer, (0, 0))
     stats = [database.pool_stats() for database in optimizer.databases.values()]
     now = sum(each.requests_num for each in stats), sum(each.connections_num for each in stats)
-    counts.update(apps=optimizer not in pools, loans=now[0] - before[0], opened=now[1] - before[1])
+    counts.update(apps=optimizer not in pools, loans=max(0, now[0] - before[0]), opened=max(0, now[1] - before[1]))
     pools[optimizer] = now
 
 
 def note_statements() -> None:
-    record = Recorder.record
+    recording = Recorder.recording
 
-    def recorded(self: Recorder, sql: str, seconds: float, rows: int, error: str | None, cached: bool) -> list[Any]:
-        counts["statements"] += 1
-        counts["hits"] += cached
-        return record(self, sql, seconds, rows, error, cached)
+    def witnessed(self: Recorder, database: str) -> Callable[..., list[Any]]:
+        record = recording(self, database)
 
-    Recorder.record = recorded  # type: ignore[method-assign]
+        def recorded(*run: Any) -> list[Any]:
+            counts["statements"] += 1
+            counts["hits"] += run[4]
+            return record(*run)
+
+        return recorded
+
+    Recorder.recording = witnessed  # type: ignore[method-assign]
 
 
 class Complaints(logging.Handler):
