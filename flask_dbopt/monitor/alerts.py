@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,8 @@ from flask_dbopt.settings.alert_rules import ALERT_RULES, AlertRule
 Key = tuple[str, str]
 #: In place of a rule's name: every rule.
 EVERY = "*"
+#: Alerts of one rule that stand at a time: where all subjects break it, the worst tell enough.
+MOST_STANDING = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +31,11 @@ class Silence:
 
     def covers(self, rule: str, subject: str, now: float) -> bool:
         """Whether it holds for an alert of this rule about this subject."""
-        return (
-            self.rule in (EVERY, rule) and self.subject in (None, subject) and (self.until is None or now < self.until)
-        )
+        return self.rule in (EVERY, rule) and self.subject in (None, subject) and self.holds(now)
+
+    def holds(self, now: float) -> bool:
+        """Whether it is not over."""
+        return self.until is None or now < self.until
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,16 @@ class Alert:
     resolved_at: float | None = None
     silence: Silence | None = None
     """What keeps it quiet now."""
+
+    @property
+    def key(self) -> Key:
+        """What it is about: of those with one key, one stands."""
+        return self.rule, self.subject
+
+    @property
+    def id(self) -> tuple[str, str, float]:
+        """What tells it from every other."""
+        return self.rule, self.subject, self.raised_at
 
     @property
     def hint(self) -> str:
@@ -72,6 +87,21 @@ class Finding:
     threshold: float
     broken: bool | None
 
+    @property
+    def key(self) -> Key:
+        """The same as of its alert."""
+        return self.rule, self.subject
+
+    @property
+    def is_beyond(self) -> bool:
+        """Whether the figure is on the wrong side, even if there is too little to call it broken."""
+        return self.value < self.threshold if ALERT_RULES[self.rule].below else self.value > self.threshold
+
+    @property
+    def badness(self) -> float:
+        """The greater, the worse, among findings of one rule."""
+        return -self.value if ALERT_RULES[self.rule].below else self.value
+
 
 @dataclass(frozen=True, slots=True)
 class RuleState:
@@ -94,7 +124,10 @@ class RuleState:
             return "off"
         if self.raised:
             return "raised" if self.raised > self.silenced else "silenced"
-        return "well" if self.rule.quiet or self.worst is not None else "not judged"
+        worst = self.worst
+        if worst is None:
+            return "well" if self.rule.quiet else "not judged"
+        return "not judged" if worst.broken is None and worst.is_beyond else "well"
 
     @property
     def now(self) -> str:
@@ -125,15 +158,16 @@ def settle(
     """The alerts to raise and those that are resolved.
 
     One that is well, or no longer found at all, is resolved when it stayed so for its rule's ``calm``. Rules
-    whose watch failed are ``blind``: theirs stand as they are.
+    whose facts cannot be had are ``blind``: theirs stand as they are. Of each rule so many stand, the worst first.
     """
-    by_key = {(finding.rule, finding.subject): finding for finding in findings}
-    stands = {(alert.rule, alert.subject): alert for alert in standing}
-    raised = [
-        Alert(f.rule, f.subject, f.message, f.value, f.threshold, raised_at=now)
-        for key, f in by_key.items()
-        if f.broken and key not in stands
-    ]
+    by_key = {finding.key: finding for finding in findings}
+    stands = {alert.key: alert for alert in standing}
+    crowd = Counter(alert.rule for alert in stands.values())
+    raised = []
+    for f in sorted((f for key, f in by_key.items() if f.broken and key not in stands), key=_worst_first):
+        crowd[f.rule] += 1
+        if crowd[f.rule] <= MOST_STANDING:
+            raised.append(Alert(f.rule, f.subject, f.message, f.value, f.threshold, raised_at=now))
     resolved, waiting = [], {}
     for key, alert in stands.items():
         if alert.rule in blind or (key in by_key and by_key[key].broken is not False):
@@ -145,3 +179,7 @@ def settle(
         else:
             resolved.append(replace(alert, resolved_at=now))
     return Outcome(tuple(raised), tuple(resolved), waiting)
+
+
+def _worst_first(finding: Finding) -> tuple[str, float]:
+    return finding.rule, -finding.badness

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 from flask_dbopt import signals
 from flask_dbopt.monitor import rules
-from flask_dbopt.monitor.alerts import EVERY, Alert, Finding, Key, RuleState, Silence, settle
+from flask_dbopt.monitor.alerts import EVERY, Alert, Finding, Key, Outcome, RuleState, Silence, settle
 from flask_dbopt.monitor.books import Books
 from flask_dbopt.monitor.evidence import Evidence, Facts, Watches
 from flask_dbopt.monitor.figures import EndpointFigures, Worker
 from flask_dbopt.monitor.register import Register
-from flask_dbopt.settings.alert_rules import ALERT_RULES, nearest
+from flask_dbopt.settings.alert_rules import ALERT_RULES, FIGURES, nearest
 
 log = logging.getLogger("flask_dbopt.monitoring")
 
@@ -25,6 +25,8 @@ SLOW_WINDOW, RATIO_WINDOW, EVENT_WINDOW = 300.0, 900.0, 3_600.0
 WARMING = 300.0
 #: Seconds between two looks at all endpoints' quantiles.
 ENDPOINTS_EVERY = 30.0
+#: Seconds after which it does not count any more what this worker knew to stand: another may have resolved it.
+KNOWN_FOR = 60.0
 #: Kinds of notes in the register.
 _SILENCE, _UNTOLD = "silence", "untold"
 
@@ -72,6 +74,8 @@ class Evaluation:
         self._clock = clock
         self._shown = settings.monitor_retention_days * 86_400
         self._well_since: Mapping[Key, float] = {}
+        self._known: tuple[float, list[Alert]] = float("-inf"), []
+        self._ailing: set[str] = set()
         self._in_memory_since: float | None = None
         self._endpoints: tuple[float, Mapping[str, tuple[int, float]]] = float("-inf"), {}
         self.thresholds = thresholds(settings)
@@ -84,22 +88,58 @@ class Evaluation:
     def evaluate(self, now: float) -> None:
         """Apply the rules, keep what changed, and tell it."""
         self.watches.take(now)
+        unread = self._books.unread
+        standing = self._standing(now)
         evidence = self._evidence(now)
-        blind = {name for name, rule in ALERT_RULES.items() if rule.probe in evidence.blind}
-        standing = [alert for alert in self._register.alerts() if alert.resolved_at is None]
-        findings = rules.examine(evidence, self.thresholds)
+        findings, blind = self._examine(evidence)
+        unseen = evidence.blind if self._books.unread == unread else {*evidence.blind, FIGURES}
+        blind |= {name for name, rule in ALERT_RULES.items() if rule.probe in unseen}
         outcome = settle(findings, standing, self._well_since, now, blind=blind)
         self._well_since = outcome.well_since
-        self._announce(outcome.raised, outcome.resolved, standing, now)
+        over = {alert.key for alert in outcome.resolved}
+        still = [alert for alert in standing if alert.key not in over]
+        self._known = now, [*outcome.raised, *still]
+        self._announce(outcome, still, now)
+
+    def _standing(self, now: float) -> list[Alert]:
+        """One of each key. What this worker knew a moment ago, and the books have lost, stands all the same."""
+        kept = self._register.standing()
+        at, known = self._known
+        if {alert.id for alert in known} - {alert.id for alert in kept} and 0 <= now - at < KNOWN_FOR:
+            there = {alert.id for alert in self._register.alerts()}
+            lost = [alert for alert in known if alert.id not in there]
+            for alert in lost:
+                self._register.save(alert, now)
+            kept += lost
+        standing: dict[Key, Alert] = {}
+        for alert in sorted(kept, key=lambda alert: alert.raised_at):
+            if standing.setdefault(alert.key, alert) is not alert:  # raised in memory, while the file was away
+                self._register.save(replace(alert, resolved_at=now), now)
+        return list(standing.values())
+
+    def _examine(self, evidence: Evidence) -> tuple[list[Finding], set[str]]:
+        """What the rules find, and those that could not be applied: facts may be anything."""
+        found: list[Finding] = []
+        failed: set[str] = set()
+        for name, threshold in self.thresholds.items():
+            if threshold is not None:
+                try:
+                    found += rules.judge(name, evidence, threshold)
+                except Exception:
+                    failed.add(name)
+                    if name not in self._ailing:  # only the first of a row
+                        log.exception("the rule %s cannot be applied", name)
+        self._ailing = set(failed)
+        return found, failed
 
     def rules(self) -> list[RuleState]:
         """Every rule as it is set, and what it finds now."""
         now = self._clock()
         worst: dict[str, Finding] = {}
-        for finding in rules.examine(self._evidence(now, every_run=True), self.thresholds):
+        for finding in self._examine(self._evidence(now, every_run=True))[0]:
             other = worst.get(finding.rule)
-            is_worse = other is None or (finding.value > other.value) is not ALERT_RULES[finding.rule].below
-            worst[finding.rule] = finding if is_worse or other is None else other
+            if other is None or finding.badness > other.badness:
+                worst[finding.rule] = finding
         standing = [alert for alert in self.alerts() if alert.resolved_at is None]
         return [
             RuleState(
@@ -116,16 +156,20 @@ class Evaluation:
         figures, slow = self._figures, self.thresholds["query_too_slow"]
         life = max((now - worker.started for worker in figures.workers()), default=0.0)
         watched, blind = self.watches.look(now)
-        least = 0.0 if every_run else slow
+        slowest: Mapping[str, tuple[float, str]] = {}
+        if slow is not None:
+            slowest = self._books.peaks(now - SLOW_WINDOW, 0.0 if every_run else slow)
+            if every_run and slowest:
+                slowest = dict([max(slowest.items(), key=lambda peak: peak[1])])
         return Evidence(
             now=now,
             life=life,
-            slowest={} if slow is None or least is None else self._books.peaks(now - SLOW_WINDOW, least),
+            slowest=slowest,
             endpoints=self._quantiles(now),
             lately=figures.counters(_ratios_since(now, life)),
             hour=figures.counters(now - EVENT_WINDOW),
             watched=watched,
-            measured={kind: self._register.series(kind) for kind in ("disk", "rows", "rowids")},
+            measured=self.watches.series(("disk", "rows", "rowids"), now),
             blind=blind,
         )
 
@@ -150,31 +194,40 @@ class Evaluation:
 
     # --- telling ---
 
-    def _announce(
-        self, raised: Iterable[Alert], resolved: Iterable[Alert], standing: Iterable[Alert], now: float
-    ) -> None:
-        """Keep each change; tell it unless it is silenced. What outlives its silence is told then."""
-        silences, untold = self.silences(), self._register.notes(_UNTOLD)
-        for alert in raised:
+    def _announce(self, outcome: Outcome, still: Iterable[Alert], now: float) -> None:
+        """Keep each change; tell it unless it is silenced. What stands ``still`` after its silence is told then."""
+        silences, untold = self._held(now), self._register.notes(_UNTOLD)
+
+        def is_silenced(alert: Alert) -> bool:
+            return any(each.covers(*alert.key, now) for each in silences)
+
+        unheard = {_name(*alert.key): alert for alert in still}
+        for name in untold:
+            alert = unheard.get(name)
+            if alert is None or not is_silenced(alert):
+                self._register.forget(_UNTOLD, name, now)
+                if alert is not None:
+                    self._tell_raised(alert)
+        for alert in outcome.raised:
             self._register.save(alert, now)
-            if any(each.covers(alert.rule, alert.subject, now) for each in silences):
-                self._register.note(_UNTOLD, _name(alert.rule, alert.subject), alert.raised_at, now)
+            if is_silenced(alert):
+                self._register.note(_UNTOLD, _name(*alert.key), alert.raised_at, now)
             else:
                 self._tell_raised(alert)
-        over = {(alert.rule, alert.subject) for alert in resolved}
-        for alert in standing:
-            name = _name(alert.rule, alert.subject)
-            silenced = any(each.covers(alert.rule, alert.subject, now) for each in silences)
-            if name in untold and not silenced and (alert.rule, alert.subject) not in over:
-                self._register.forget(_UNTOLD, name, now)
-                self._tell_raised(alert)
-        for alert in resolved:
+        for alert in outcome.resolved:
             self._register.save(alert, now)
-            name = _name(alert.rule, alert.subject)
-            if name in untold:
-                self._register.forget(_UNTOLD, name, now)
-            elif not any(each.covers(alert.rule, alert.subject, now) for each in silences):
+            if not (_name(*alert.key) in untold or is_silenced(alert)):
                 self._tell_resolved(alert)
+        if outcome.resolved:
+            self._register.thin(now)
+
+    def _held(self, now: float) -> list[Silence]:
+        """The silences that hold; those that are over are forgotten."""
+        every = self._every_silence()
+        for each in every:
+            if not each.holds(now):
+                self._register.forget(_SILENCE, _name(each.rule, each.subject), now)
+        return [each for each in every if each.holds(now)]
 
     def _tell_raised(self, alert: Alert) -> None:
         log.warning("alert %s: %s", alert.rule, alert.message)
@@ -201,9 +254,11 @@ class Evaluation:
     def silences(self) -> list[Silence]:
         """Those that hold, the newest first."""
         now = self._clock()
-        every = (Silence(**each) for each in self._register.notes(_SILENCE).values())
-        held = [each for each in every if each.until is None or now < each.until]
+        held = [each for each in self._every_silence() if each.holds(now)]
         return sorted(held, key=lambda silence: -silence.since)
+
+    def _every_silence(self) -> list[Silence]:
+        return [Silence(**each) for each in self._register.notes(_SILENCE).values()]
 
     def silence(self, rule: str, subject: str | None, until: float | None, by: str) -> Silence:
         """Tell nobody of this rule's alerts until then; ValueError for an unknown rule, or a time gone by."""

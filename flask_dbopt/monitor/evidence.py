@@ -5,16 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from flask_dbopt.monitor.register import Register, Series
 
 log = logging.getLogger("flask_dbopt.monitoring")
+
+T = TypeVar("T")
 
 #: Flat facts, by what they are about: ``{"default": {"bytes": 4096.0}}``.
 Facts = Mapping[str, Mapping[str, float]]
 
 #: Seconds of a process's life before it takes its first measurement: starting is busy enough.
 SETTLED = 60.0
+#: Seconds for which measurements are not read again, unless this process took one: other workers take few.
+READ_AGAIN = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,7 @@ class Watches:
         self._watches: dict[str, _Watch] = {}
         self._gauges: dict[str, _Gauge] = {}
         self._ailing: set[str] = set()
+        self._measured: tuple[float, dict[str, Mapping[str, Series]]] = float("-inf"), {}
 
     def watch(self, name: str, probe: Callable[[], Facts], every: float) -> None:
         """Ask ``probe`` when rules are applied, though not again within ``every`` seconds."""
@@ -91,7 +97,8 @@ class Watches:
         told: dict[str, Facts] = {}
         for name, watch in list(self._watches.items()):
             if not 0 <= now - watch.asked < watch.every:
-                watch.asked, watch.answer = now, self._ask(name, watch.probe)
+                answer = self._ask(name, watch.probe)
+                watch.asked, watch.answer = now, None if answer is None else _with_text(answer)
             if watch.answer is not None:
                 told[name] = watch.answer
         return told, frozenset(self._watches.keys() - told.keys())
@@ -110,7 +117,16 @@ class Watches:
             gauge.due = now + gauge.every
             self._register.note("measured", name, now, now)
             for kind, figures in (self._ask(name, gauge.probe) or {}).items():
-                self._register.measure(kind, figures, now, keep=gauge.keep)
+                self._register.measure(kind, _with_text(figures), now, keep=gauge.keep)
+            self._measured = float("-inf"), {}
+
+    def series(self, kinds: Iterable[str], now: float) -> Mapping[str, Mapping[str, Series]]:
+        """What was measured of these kinds, by any worker."""
+        read, series = self._measured
+        if not 0 <= now - read < READ_AGAIN:
+            series = {kind: self._register.series(kind) for kind in kinds}
+            self._measured = now, series
+        return series
 
     def _ask(self, name: str, probe: Callable[[], Facts]) -> Facts | None:
         try:
@@ -122,3 +138,8 @@ class Watches:
             return None
         self._ailing.discard(name)
         return answer
+
+
+def _with_text(named: Mapping[str, T]) -> dict[str, T]:
+    """Names of folders need be no text; the ledger takes nothing else."""
+    return {name.encode(errors="backslashreplace").decode(): value for name, value in named.items()}

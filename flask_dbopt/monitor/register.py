@@ -12,6 +12,8 @@ from flask_dbopt.monitor.books import Books
 
 #: How many names a measure may have, such as the tables of all databases.
 MOST_NAMES = 1_000
+#: How many alerts that were resolved are kept.
+MOST_RESOLVED = 1_000
 
 #: A series of measurements: (unix seconds, value), the oldest first.
 Series = tuple[tuple[float, float], ...]
@@ -27,17 +29,25 @@ class Register:
 
     def alerts(self) -> list[Alert]:
         """Every alert that is kept, the newest first."""
-        found = {
-            (row[0], row[1], row[5]): Alert(*row)
-            for part in self._books.read(lambda ledger: ledger.rows(schema.READ_ALERTS))
-            for row in part
-        }
+        return self._alerts(schema.READ_ALERTS)
+
+    def standing(self) -> list[Alert]:
+        """Those that are not resolved, the newest first."""
+        return self._alerts(schema.READ_STANDING)
+
+    def _alerts(self, statement: str) -> list[Alert]:
+        parts = self._books.read(lambda ledger: ledger.rows(statement))
+        found = {alert.id: alert for part in parts for alert in (Alert(*row) for row in part)}
         return sorted(found.values(), key=lambda alert: -alert.raised_at)
 
     def save(self, alert: Alert, now: float) -> None:
         """Keep an alert, or its later state."""
         row = (alert.rule, alert.subject, alert.message, alert.value, alert.threshold)
         self._books.change(now, (schema.ADD_ALERT, [(*row, alert.raised_at, alert.resolved_at)]))
+
+    def thin(self, now: float) -> None:
+        """Forget resolved alerts, but for the latest ones."""
+        self._books.change(now, (schema.KEEP_ALERTS, [(MOST_RESOLVED,)]))
 
     # --- notes: small facts by kind and name ---
 

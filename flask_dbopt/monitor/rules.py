@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
@@ -15,8 +16,9 @@ LEAST_WAITS = LEAST_REQUESTS = 100
 LEAST_GROWTH = 10_000
 #: A disk with this much room is no worry, however large it is; the trend is asked only below half of it all.
 ROOM = 10 << 30
-#: A figure that was broken is well again when it is this much on the good side: no flapping.
-MARGIN, PART_MARGIN = 0.05, 0.2
+#: A figure that was broken is well again when it is this much on the good side: no flapping. And with this part of the
+#: least that it takes to speak, what was said stands.
+MARGIN, PART_MARGIN, LEAST_PART = 0.05, 0.2, 0.5
 #: Seconds of measurements, and how many, before they make a trend; where a day ago is looked for.
 LEAST_TREND, LEAST_POINTS = 3_600.0, 6
 DAY, ABOUT_A_DAY = 86_400.0, (20 * 3_600.0, 30 * 3_600.0)
@@ -27,19 +29,13 @@ LEAST_LIFE = 600.0
 #: A slow statement's text in a message.
 SHOWN = 200
 
-Thresholds = Mapping[str, float | None]
 Findings = Iterator[Finding]
 Judge = Callable[[Evidence, float], Findings]
 
 
-def examine(evidence: Evidence, thresholds: Thresholds) -> list[Finding]:
-    """Apply every rule that is on. A subject without enough evidence has no finding."""
-    found: list[Finding] = []
-    for name, judge in _JUDGES.items():
-        threshold = thresholds.get(name)
-        if threshold is not None:
-            found += judge(evidence, threshold)
-    return found
+def judge(rule: str, evidence: Evidence, threshold: float) -> list[Finding]:
+    """Apply one rule. A subject without enough evidence has no finding; facts that make no sense raise any error."""
+    return list(_JUDGES[rule](evidence, threshold))
 
 
 # --- the monitor's own figures ------------------------------------------------------------------------
@@ -55,35 +51,38 @@ def _slow_queries(evidence: Evidence, threshold: float) -> Findings:
 
 def _slow_requests(evidence: Evidence, threshold: float) -> Findings:
     for name, (requests, p95) in evidence.endpoints.items():
-        if requests >= LEAST_REQUESTS:
+        if requests >= LEAST_REQUESTS * LEAST_PART:
             shown = _apart(p95, threshold, 2)
             message = f"1 in 20 of {requests:,} requests of {name} took longer than {shown} s, over {threshold:,g} s"
-            yield Finding("slow_requests", name, message, p95, threshold, _above(p95, threshold))
+            verdict = _if_enough(_above(p95, threshold), requests, LEAST_REQUESTS)
+            yield Finding("slow_requests", name, message, p95, threshold, verdict)
 
 
 def _cache(evidence: Evidence, threshold: float) -> Findings:
     hits, misses = evidence.lately.get("cache.hits", 0), evidence.lately.get("cache.misses", 0)
-    if hits + misses < LEAST_LOOKUPS:
+    if hits + misses < LEAST_LOOKUPS * LEAST_PART:
         return
     ratio = hits / (hits + misses)
     shown, least = _apart(ratio * 100, threshold * 100), f"{threshold * 100:g}"
     message = f"the cache answered {shown} % of {hits + misses:,.0f} look-ups, less than {least} %"
-    yield Finding("cache_hit_ratio", "cache", message, ratio, threshold, _too_low(ratio, threshold, evidence))
+    verdict = _if_enough(_too_low(ratio, threshold, evidence), hits + misses, LEAST_LOOKUPS)
+    yield Finding("cache_hit_ratio", "cache", message, ratio, threshold, verdict)
 
 
 def _pools(evidence: Evidence, threshold: float) -> Findings:
     for pool, loans in _by_pool(evidence.lately, "requests_num"):
-        if loans < LEAST_LOANS:
+        if loans < LEAST_LOANS * LEAST_PART:
             continue
         ratio = evidence.lately.get(f"pool.{pool}.requests_immediate", 0) / loans
         shown, least = _apart(ratio * 100, threshold * 100), f"{threshold * 100:g}"
         message = f"the pool of {pool} served {shown} % of {loans:,.0f} loans at once, less than {least} %"
-        yield Finding("pool_hit_ratio", pool, message, ratio, threshold, _too_low(ratio, threshold, evidence))
+        verdict = _if_enough(_too_low(ratio, threshold, evidence), loans, LEAST_LOANS)
+        yield Finding("pool_hit_ratio", pool, message, ratio, threshold, verdict)
 
 
 def _waits(evidence: Evidence, threshold: float) -> Findings:
     for pool, loans in _by_pool(evidence.lately, "requests_num"):
-        if loans < LEAST_WAITS:
+        if loans < LEAST_WAITS * LEAST_PART:
             continue
         mean = evidence.lately.get(f"pool.{pool}.requests_wait_ms", 0) / loans
         queued = evidence.lately.get(f"pool.{pool}.requests_queued", 0)
@@ -91,7 +90,8 @@ def _waits(evidence: Evidence, threshold: float) -> Findings:
             f"a loan of {pool} waited {_apart(mean, threshold, 1)} ms on average, longer than {threshold:,g} ms: "
             f"{queued:,.0f} of {loans:,.0f} had to stand in line"
         )
-        yield Finding("pool_wait", pool, message, mean, threshold, _above(mean, threshold))
+        verdict = _if_enough(_above(mean, threshold), loans, LEAST_WAITS)
+        yield Finding("pool_wait", pool, message, mean, threshold, verdict)
 
 
 def _connections(evidence: Evidence, threshold: float) -> Findings:
@@ -104,7 +104,7 @@ def _connections(evidence: Evidence, threshold: float) -> Findings:
     for pool in dict.fromkeys((*failed, *lost)):
         count = failed.get(pool, 0) + lost.get(pool, 0)
         message = f"{count:,.0f} connection errors of {pool} in an hour, more than {threshold:,g}"
-        yield Finding("connection_errors", pool, message, count, threshold, count > threshold)
+        yield Finding("connection_errors", pool, message, count, threshold, _above(count, threshold))
 
 
 # --- events that were counted -------------------------------------------------------------------------
@@ -119,7 +119,7 @@ def _leaks(evidence: Evidence, threshold: float) -> Findings:
         count, most = sum(borrowers.values()), max(borrowers, key=lambda name: borrowers[name])
         held = "1 connection" if count == 1 else f"{count:,.0f} connections"
         message = f"{held} of {pool} lent for too long within an hour, most of all to {most}"
-        yield Finding("connection_leaked", pool, message, count, threshold, count > threshold)
+        yield Finding("connection_leaked", pool, message, count, threshold, _above(count, threshold))
 
 
 def _counted(rule: str, prefix: str, one: str, words: str, evidence: Evidence, threshold: float) -> Findings:
@@ -127,14 +127,14 @@ def _counted(rule: str, prefix: str, one: str, words: str, evidence: Evidence, t
     for subject, count in _below(evidence.hour, prefix):
         many = f"{count:,.0f} {one}{'' if count == 1 else 's'}"
         message = f"{words.format(many, subject or 'no request')}, more than {threshold:,g}"
-        yield Finding(rule, subject, message, count, threshold, count > threshold)
+        yield Finding(rule, subject, message, count, threshold, _above(count, threshold))
 
 
 def _dropped(evidence: Evidence, threshold: float) -> Findings:
     count = evidence.hour.get("monitor.dropped", 0)
     if count:
         message = f"{count:,.0f} records were lost within an hour before they were counted, so figures are too low"
-        yield Finding("monitor_dropped", "monitor", message, count, threshold, count > threshold)
+        yield Finding("monitor_dropped", "monitor", message, count, threshold, _above(count, threshold))
 
 
 # --- facts that were looked at ------------------------------------------------------------------------
@@ -179,7 +179,7 @@ def _room(evidence: Evidence, threshold: float) -> Findings:
         shown, least = _apart(part * 100, threshold * 100, 1), f"{threshold * 100:g}"
         message = f"{_size(free)} are free on the disk of {place}: {shown} %, less than {least} %"
         low: bool | None = part < threshold and free < ROOM
-        if not low and part < min(1.0, threshold + MARGIN / 5) and free < ROOM:
+        if not low and part < min(1.0, threshold + MARGIN / 5) and free < ROOM * (1 + PART_MARGIN):
             low = None
         yield Finding("disk_free", place, message, part, threshold, low)
 
@@ -213,8 +213,8 @@ def _growth(evidence: Evidence, threshold: float) -> Findings:
                 f"the table {table} grew by {grew} in a day, from {before:,.0f} to {rows:,.0f} rows, "
                 f"more than {threshold * 100:,g} %"
             )
-            broken = part > threshold and rows - before >= LEAST_GROWTH
-            yield Finding("table_growth", table, message, part, threshold, broken)
+            verdict = _if_enough(_above(part, threshold), rows - before, LEAST_GROWTH)
+            yield Finding("table_growth", table, message, part, threshold, verdict)
 
 
 def _ledger(evidence: Evidence, threshold: float) -> Findings:
@@ -279,8 +279,9 @@ def _slope(points: Series) -> float:
 
 def _a_day_ago(series: Series) -> float | None:
     """What was measured nearest to a day before the last; None when nothing was."""
-    last = series[-1][0]
-    near = [(abs(last - at - DAY), value) for at, value in series if ABOUT_A_DAY[0] <= last - at <= ABOUT_A_DAY[1]]
+    last, (least, most) = series[-1][0], ABOUT_A_DAY
+    first = bisect_left(series, (last - most,))
+    near = [(abs(last - at - DAY), value) for at, value in series[first:] if last - at >= least]
     return min(near)[1] if near else None
 
 
@@ -288,6 +289,13 @@ def _above(value: float, threshold: float) -> bool | None:
     if value > threshold:
         return True
     return False if value <= threshold * (1 - PART_MARGIN) else None
+
+
+def _if_enough(verdict: bool | None, seen: float, least: float) -> bool | None:
+    """With less than it takes to speak nothing is broken; with little less, what was said before stands."""
+    if verdict and seen < least:
+        return None if seen >= least * LEAST_PART else False
+    return verdict
 
 
 def _too_low(ratio: float, threshold: float, evidence: Evidence) -> bool | None:

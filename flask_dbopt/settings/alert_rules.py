@@ -6,6 +6,9 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+#: In place of a watch: the monitor's own figures.
+FIGURES = ""
+
 
 @dataclass(frozen=True, slots=True)
 class AlertRule:
@@ -36,8 +39,8 @@ class AlertRule:
     """Seconds that it must stay well before the alert is resolved, where its window does not see to that."""
     quiet: bool = False
     """Whether it finds nothing where all is well; the others find nothing where there is too little to judge by."""
-    probe: str = ""
-    """The watch whose facts it judges; while that fails, nothing changes."""
+    probe: str = FIGURES
+    """The watch whose facts it judges; while that fails, nothing is resolved."""
 
     def shown(self, value: float) -> str:
         """A figure of this rule as people read it."""
