@@ -29,8 +29,9 @@ class Family:
     def add_histogram(self, cumulated: Iterable[tuple[float, int]], total: float, **labels: str) -> Family:
         """How many lay at or below each bound, the last of which is infinity, and the sum of all."""
         count = 0
+        inside = "".join(f"{label}," for label in _inside(labels))
         for bound, count in cumulated:
-            self.lines.append(_sample(f"{self.name}_bucket", {**labels, "le": _number(bound)}, count))
+            self.lines.append(f'{self.name}_bucket{{{inside}le="{_number(bound)}"}} {count}')
         self.lines.append(_sample(f"{self.name}_sum", labels, total))
         self.lines.append(_sample(f"{self.name}_count", labels, count))
         return self
@@ -49,16 +50,22 @@ def _written(family: Family) -> Iterator[str]:
 
 
 def _sample(name: str, labels: Labels, value: float) -> str:
-    inside = ",".join(f'{label}="{_escaped(told)}"' for label, told in labels.items())
-    return f"{name}{{{inside}}} {_number(value)}" if inside else f"{name} {_number(value)}"
+    inside = f"{{{','.join(_inside(labels))}}}" if labels else ""
+    return f"{name}{inside} {_number(value)}"
+
+
+def _inside(labels: Labels) -> list[str]:
+    return [f'{label}="{_escaped(told)}"' for label, told in labels.items()]
 
 
 def _escaped(value: str) -> str:
-    readable = value.encode("utf-8", "replace").decode("utf-8")
+    readable = value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
     return readable.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
 def _number(value: float) -> str:
+    if type(value) is int:
+        return str(value)
     if isnan(value):
         return "NaN"
     if isinf(value):
