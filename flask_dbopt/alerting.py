@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +15,7 @@ from flask_dbopt.databases import Database
 from flask_dbopt.engines.sqlite import maintenance
 from flask_dbopt.engines.sqlite.sizes import count_tables
 from flask_dbopt.monitor.alerts import Alert
+from flask_dbopt.pool.writers import kind_of
 from flask_dbopt.signals import Emit
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Tidings:
     def __call__(self, name: str, **details: Any) -> None:
         counter = COUNTED.get(name)
         if counter is not None:
-            self._count(counter.format_map({key: _plain(value) for key, value in details.items()}))
+            self._count(counter.format_map({key: kind_of(str(value or "")) for key, value in details.items()}))
         self._emit(name, **details)
         if name in ("alert_raised", "alert_resolved"):
             self._tell_on(name.removeprefix("alert_"), details["alert"])
@@ -205,12 +205,6 @@ def _places(databases: Mapping[str, Database], state_dir: Path | None, backup_di
     """The folders that we and the databases write to."""
     folders = [each.path.parent for each in list(databases.values()) if each.path is not None]
     return [*folders, *(each for each in (backup_dir, state_dir) if each is not None)]
-
-
-def _plain(value: object) -> str:
-    """A name that stays the same from one time to the next: threads are numbered."""
-    name = "" if value is None else str(value)
-    return re.sub(r"\d+", "N", name) if re.match(r"[A-Z]\w*[a-z]\w*-\d", name) else name
 
 
 def _nobody(name: str) -> None:

@@ -198,7 +198,7 @@ class _Files:
 
     def sign(self, who: str) -> None:
         """Say who has it, for others to tell. It is not protected: a torn one is wrong in a message."""
-        _SIGNATURE.pack_into(self._page, _NEXT.size, os.getpid(), time.time(), who.encode())
+        _SIGNATURE.pack_into(self._page, _NEXT.size, os.getpid(), time.time(), who.encode(errors="replace"))
 
     def signature(self) -> tuple[str, int, float] | None:
         """What ``sign`` said last, and how long ago."""

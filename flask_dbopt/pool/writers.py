@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
@@ -72,7 +73,9 @@ class TurnCounts:
         self.used += lasted
         holder = self._holders.get(who)
         if holder is None:
-            name = who if len(self._holders) < MOST_NAMED else OTHERS
+            name = kind_of(who)
+            if name not in self._holders and len(self._holders) >= MOST_NAMED:
+                name = OTHERS
             holder = self._holders.setdefault(name, [0, 0.0])
         holder[0] += 1
         holder[1] += lasted
@@ -96,6 +99,11 @@ class TurnCounts:
         for who, (turns, seconds) in list(self._holders.items()):
             counters[_TURNS + who], counters[_MS + who] = turns, seconds * 1e3
         return counters
+
+
+def kind_of(who: str) -> str:
+    """A name that stays the same from one time to the next: the system numbers its threads, and counts are for good."""
+    return re.sub(r"\d+", "N", who) if re.match(r"[A-Z]\w*[a-z]\w*-\d", who) else who
 
 
 def holders_of(counters: Mapping[str, float], prefix: str) -> tuple[Holder, ...]:

@@ -380,6 +380,20 @@ def test_only_so_many_writers_have_a_name(make_lane):
     assert found[OTHERS] == 20
 
 
+def test_threads_that_the_system_numbers_share_a_name(make_lane):
+    lane = make_lane()
+    for number in range(3):
+        lane.leave(lane.enter(f"Thread-{number} (work)", FILE, patiently))
+    assert [(holder.who, holder.turns) for holder in holders_of(lane.counters(), "")] == [("Thread-N (work)", 3)]
+
+
+def test_a_name_that_is_no_text_is_no_trouble(make_lane):
+    lane = make_lane()
+    turn = lane.enter("odd \udcff", FILE, patiently)
+    assert turn.has_begun
+    lane.leave(turn)
+
+
 def test_a_forked_child_counts_from_zero(make_lane):
     lane = make_lane()
     lane.leave(lane.enter("parent", FILE, patiently))
