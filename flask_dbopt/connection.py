@@ -13,6 +13,7 @@ from flask_dbopt.engines.sqlite.connector import Arguments, arguments_of
 from flask_dbopt.engines.sqlite.road import Road
 from flask_dbopt.errors import ConfigurationError
 from flask_dbopt.monitor.guard import Guard, Origin, Values
+from flask_dbopt.monitor.places import place
 from flask_dbopt.monitor.recorder import Recorder
 from flask_dbopt.settings import Settings
 from flask_dbopt.signals import Emit
@@ -43,7 +44,7 @@ def build_guard(
     if not settings.enabled or settings.monitor_guard == "off":
         return None
     places = recorder.places
-    return Guard(settings.monitor_guard, values, is_own=is_own, place=lambda sql: places.get(sql, ""), emit=emit)
+    return Guard(settings.monitor_guard, values, is_own=is_own, place=lambda sql: places.get(sql) or place(), emit=emit)
 
 
 #: One ``Arguments`` for each set of keywords an app uses: a handful, and building one costs 2 µs.

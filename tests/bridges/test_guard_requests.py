@@ -328,3 +328,16 @@ def test_what_no_constant_holds_is_not_the_apps():
     assert not own(built, "e = 1")
     last = "".join(reversed("9 < r EREHW y MORF r TCELES"))
     assert not own(last, "r < 9")
+
+
+def test_the_place_is_told_also_where_texts_are_too_many_to_be_looked_for(made):
+    app, dbopt, heard = made()
+    recorder = dbopt.optimizer.monitor.recorder
+
+    @app.get("/")
+    def find():
+        recorder._looks, recorder._look_again_at = 0, float("inf")
+        return [row[0] for row in dbopt.connection.execute(FIND.format(request.args["q"]))]
+
+    app.test_client().get("/", query_string={"q": ATTACK})
+    assert heard[0]["place"].startswith("tests/bridges/test_guard_requests.py:")
