@@ -6,9 +6,10 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ class Lookout:
         self._books = books
         self._register = Register(books)
         self._timer = timer
+        self._tidied = -inf
+        self._is_ailing = False
 
     def sweep(self, worker: str, now: float) -> None:
         """Tell the other workers what was committed here, hear them, and count what was found since the last time."""
@@ -67,9 +70,15 @@ class Lookout:
             found = [self._named(each, now) for each in self._watch.judge()]
             if found:
                 self._keep(found, now)
+            if not 0 <= now - self._tidied < KEPT:
+                self._tidied = now
+                self._tidy(now)
         except Exception:
-            log.exception("lost updates were not watched for")
+            if not self._is_ailing:  # only the first of a row: it comes every two seconds
+                log.exception("lost updates were not watched for")
+            self._is_ailing = True
             return
+        self._is_ailing = False
         for one in found:
             self._intake.tally.count("monitor.lost_updates", 1, now)
             self._intake.tally.count(f"lost_updates.{one.database}.{one.table}", 1, now)
@@ -91,12 +100,14 @@ class Lookout:
 
     def _hear(self, worker: str, now: float) -> None:
         for name, told in self._register.notes(COMMITS).items():
-            if name == worker:
-                continue
-            if not -KEPT < now - told["at"] < 2 * KEPT:
-                self._register.forget(COMMITS, name, now)
-            elif told["clock"] == _clock():
+            if name != worker and _is_fresh(told, now) and told["clock"] == _clock():
                 self._watch.hear(Commit(*each) for each in told["commits"])
+
+    def _tidy(self, now: float) -> None:
+        """Forget what workers told that have ended since: each has a name of its own."""
+        for name, told in self._register.notes(COMMITS).items():
+            if not _is_fresh(told, now):
+                self._register.forget(COMMITS, name, now)
 
     def _named(self, overlap: Overlap, now: float) -> LostUpdate:
         return LostUpdate(
@@ -117,6 +128,10 @@ class Lookout:
         others = sorted(kept.keys() - latest.keys(), key=lambda name: float(kept[name]["at"]))
         for name in others[: max(0, len(others) + len(latest) - MOST_FOUND)]:
             self._register.forget(FOUND, name, now)
+
+
+def _is_fresh(told: Mapping[str, Any], now: float) -> bool:
+    return bool(-KEPT < now - told["at"] < 2 * KEPT)
 
 
 @cache

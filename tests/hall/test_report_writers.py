@@ -169,6 +169,17 @@ def test_what_is_told_by_another_machine_or_long_ago_is_not_believed(make, monke
     assert second.worker not in first.told_by, "what is out of date goes"
 
 
+def test_what_ended_workers_told_goes_even_if_nobody_waits_for_it(make):
+    first, second = make(), make()
+    first.sweep()
+    second.sweep()
+    second.ask(second.write)
+    second.sweep()
+    assert first.told_by == {second.worker}
+    first.optimizer.monitor.sweep(time.time() + 1000)
+    assert first.told_by == set()
+
+
 def test_who_is_alone_tells_nobody(make):
     only = make()
     only.sweep()
@@ -196,7 +207,11 @@ def test_a_watch_that_fails_is_told_and_the_figures_go_on(make, monkeypatch, cap
     site.ask(lambda: site.sell(between=lambda: None))
     site.sweep()
     assert "lost updates were not watched for" in caplog.text
-    assert site.optimizer.monitor.overall().calls == 1
+    caplog.clear()
+    site.ask(lambda: site.sell(between=lambda: None))
+    site.sweep()
+    assert "lost updates" not in caplog.text, "only the first of a row"
+    assert site.optimizer.monitor.overall().calls == 2
 
 
 def test_where_there_is_no_boot_to_tell_by_the_host_is_the_clock(monkeypatch):
