@@ -209,7 +209,6 @@ class Intake:
         return folded
 
     def _tell_repeats(self, done: Repeated, endpoint: str, at: float) -> None:
-        self.tally.count(f"n_plus_one.{endpoint}", 1, at)
         for (query, _), calls in done.groups.items():
             self.tally.count("monitor.n_plus_one", 1, at)
             self.later("n_plus_one_detected", sql=query, calls=calls, endpoint=endpoint)

@@ -305,7 +305,6 @@ def test_an_endpoint_tells_what_its_requests_repeat_and_how_many_transactions_th
     for _ in range(2):  # before and after the flush
         (row,) = monitor.endpoints()
         assert (row.calls, row.queries, row.repeated, row.n_plus_one, row.transactions) == (3, 18, 12, 1, 2)
-        assert monitor.counters() == {"monitor.n_plus_one": 1, "n_plus_one.list": 1}, "what alerts go by"
         monitor.sweep(clock.now)
 
 
