@@ -87,7 +87,7 @@ class Courier:
 
     def post(self, message: Mapping[str, Any]) -> None:
         """Put a message in line; returns at once."""
-        body = json.dumps(message, ensure_ascii=False).encode()
+        body = _encoded(message)
         with self._lock:
             if self._closed:
                 return
@@ -105,7 +105,10 @@ class Courier:
 
     def try_once(self, message: Mapping[str, Any]) -> Reply:
         """Post a message now, in this thread, once."""
-        return self._send(json.dumps(message, ensure_ascii=False).encode())
+        reply = self._send(_encoded(message))
+        if reply.taken:
+            self.problem = ""
+        return reply
 
     def close(self, timeout: float = 1.0) -> None:
         """Post what waits, as far as that goes within ``timeout`` seconds; nothing is taken any more."""
@@ -147,15 +150,16 @@ class Courier:
         self.problem = told
 
     def _send(self, body: bytes) -> Reply:
+        begun = time.monotonic()
+        taken, told, again = self._ask(body)
+        return Reply(taken, told, again, time.monotonic() - begun)
+
+    def _ask(self, body: bytes) -> tuple[bool, str, bool]:
         headers = dict(self._headers)
         if self._secret is not None:
             headers["X-DBOpt-Signature"] = f"sha256={sign(body, self._secret)}"
-        begun = time.monotonic()
-        taken, told, again = self._ask(urllib.request.Request(self._address, body, headers, method="POST"))  # noqa: S310
-        return Reply(taken, told, again, time.monotonic() - begun)
-
-    def _ask(self, request: urllib.request.Request) -> tuple[bool, str, bool]:
         try:
+            request = urllib.request.Request(self._address, body, headers, method="POST")  # noqa: S310 - http or https
             with self._opener.open(request, timeout=self._timeout) as response:
                 return True, f"answered {response.status}", False
         except urllib.error.HTTPError as error:
@@ -166,24 +170,35 @@ class Courier:
             reason = getattr(error, "reason", None) or error
             # Never the whole error: some name the address.
             return False, f"cannot be reached: {getattr(reason, 'strerror', None) or type(reason).__name__}", True
+        except Exception as error:  # noqa: BLE001 - whatever else there may be, the next message is to be tried
+            return False, f"cannot be posted to: {type(error).__name__}", False
 
 
 def sign(body: bytes, secret: str) -> str:
     """What a receiver computes to know that a body is ours."""
-    return hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    return hmac.new(secret.encode(errors="surrogateescape"), body, hashlib.sha256).hexdigest()
+
+
+def _encoded(message: Mapping[str, Any]) -> bytes:
+    return json.dumps(message, ensure_ascii=False).encode(errors="replace")
 
 
 class _SamePlace(urllib.request.HTTPRedirectHandler):
-    """Follows redirects that keep the POST (307, 308) on the same host, and never from https to http."""
+    """Follows redirects that keep the POST (307, 308) on the same host and port, or from http to https."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
     ) -> urllib.request.Request | None:
         old, new = urlsplit(req.full_url), urlsplit(newurl)
-        fits = new.scheme == old.scheme or (old.scheme, new.scheme) == ("http", "https")
+        fits = (new.scheme, new.port) == (old.scheme, old.port) or _is_made_safe(old, new)
         if code not in (307, 308) or not fits or new.hostname != old.hostname:
             return None
         return urllib.request.Request(newurl, req.data, req.headers, method="POST")  # noqa: S310 - checked above
+
+
+def _is_made_safe(old: SplitResult, new: SplitResult) -> bool:
+    """Whether it goes from http to https, each at its usual port."""
+    return (old.scheme, new.scheme) == ("http", "https") and old.port in (None, 80) and new.port in (None, 443)
 
 
 def _without_user(place: SplitResult) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -134,6 +135,8 @@ def test_a_redirect_on_the_same_host_keeps_the_post(receiver, hire, code):
         (302, "/new"),
         (301, "/new"),
         (307, "http://localhost:{port}/new"),
+        (307, "http://127.0.0.1:9/new"),
+        (307, "https://127.0.0.1:{port}/new"),
         (307, "file:///etc/passwd"),
         (307, "ftp://x/"),
     ],
@@ -169,6 +172,54 @@ def test_what_waits_is_still_posted_when_the_app_closes(receiver, hire):
     courier.close()
     assert [body["number"] for body in receiver.bodies()] == [1, 1]
     assert courier.problem == ""
+
+
+def test_text_that_cannot_be_encoded_is_posted_all_the_same(receiver, hire):
+    courier = hire(secret="k\udcffy")
+    courier.post({"text": "SELECT \ud800"})
+    until(lambda: receiver.taken)
+    assert receiver.bodies() == [{"text": "SELECT ?"}]
+    assert receiver.taken[0][1]["x-dbopt-signature"]
+
+
+def test_a_message_that_cannot_be_sent_at_all_does_not_end_the_thread(receiver, hire, caplog):
+    courier = hire()
+    whole, courier._opener = courier._opener, None
+    courier.post({"number": 1})
+    until(lambda: courier.problem)
+    courier._opener = whole
+    courier.post({"number": 2})
+    until(lambda: courier.problem == "")
+    assert receiver.bodies()[-1] == {"number": 2}
+    assert "token" not in caplog.text
+
+
+def test_a_test_that_arrives_ends_the_notice(receiver, hire):
+    courier = hire()
+    receiver.answers = [(400, {}, 0)]
+    courier.post({})
+    until(lambda: courier.problem)
+    assert courier.try_once({}).taken
+    assert courier.problem == ""
+
+
+def test_a_forked_child_posts_though_the_courier_was_at_work(receiver, hire):
+    courier = hire(timeout=3.0)
+    receiver.answers = [(200, {}, 0.5)]
+    courier.post({"of": "parent"})
+    until(lambda: receiver.taken)
+    with courier._lock:  # as another thread may have it
+        child = os.fork()
+        if not child:
+            try:
+                courier.abandon()
+                courier.post({"of": "child"})
+                courier.close(3.0)
+            finally:
+                os._exit(0)
+    os.waitpid(child, 0)
+    until(lambda: len(receiver.taken) == 2)
+    assert sorted(body["of"] for body in receiver.bodies()) == ["child", "parent"]
 
 
 def test_the_thread_ends_when_nothing_waits(receiver, hire):
