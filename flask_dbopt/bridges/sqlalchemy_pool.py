@@ -148,7 +148,7 @@ class FairPool(QueuePool):
     def dispose(self) -> None:
         self._set_adrift()
         self.lender.last_key = None
-        self.lender.let_go()
+        self.lender.stock.close_idle()
         self.logger.info("Pool disposed. %s", self.status())
 
     def _set_adrift(self) -> None:
