@@ -24,8 +24,9 @@ from flask_dbopt.connection import build_guard, build_road, key_of, lend, place_
 from flask_dbopt.databases import Database
 from flask_dbopt.engines.sqlite.connector import Arguments
 from flask_dbopt.errors import ConfigurationError
+from flask_dbopt.health import Health
 from flask_dbopt.monitor.request import CURRENT
-from flask_dbopt.optimizer import Health, Optimizer
+from flask_dbopt.optimizer import Optimizer
 from flask_dbopt.report import Report, build
 from flask_dbopt.settings import resolve
 from flask_dbopt.settings.alert_rules import ALERT_RULES, nearest
@@ -291,7 +292,7 @@ class DBOptimizer:
 
     def _database(self, name: str | None, context: Any) -> Database:
         optimizer = self._optimizer(context)
-        if not optimizer.databases:
+        if (name or "default") not in optimizer.databases:
             app = next(app for app, known in self._optimizers.items() if known is optimizer)
             with app.app_context():
                 settle(app, optimizer)
@@ -319,7 +320,7 @@ def settle(app: Flask | None, optimizer: Optimizer) -> None:
         for name, engine in sqlalchemy.find(extension).items():
             care(optimizer, engine, name)
     place = app.config.get("DATABASE")
-    if not optimizer.databases and isinstance(place, (str, os.PathLike)):
+    if "default" not in optimizer.databases and isinstance(place, (str, os.PathLike)):
         adopt(optimizer, "default", place)
 
 

@@ -6,12 +6,11 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as distribution_version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakMethod, finalize
 
 from flask_dbopt import alerting, forks, signals
@@ -20,6 +19,7 @@ from flask_dbopt.cache.cache import Cache
 from flask_dbopt.chronicle import Chronicle
 from flask_dbopt.databases import Database, Databases
 from flask_dbopt.deeds import ALLOWED, REFUSED
+from flask_dbopt.health import Health, flaws, judged
 from flask_dbopt.housekeeper import Housekeeper
 from flask_dbopt.lease import Lease
 from flask_dbopt.logs import Bounds, Logs
@@ -29,7 +29,7 @@ from flask_dbopt.monitor.recorder import Recorder
 from flask_dbopt.monitor.request import CURRENT
 from flask_dbopt.settings import Settings
 from flask_dbopt.signals import Emit, silence
-from flask_dbopt.timetable import Timetable
+from flask_dbopt.timetable import Schedule, Timetable
 
 log = logging.getLogger("flask_dbopt")
 
@@ -42,30 +42,6 @@ CHECKPOINT_EVERY = 2.0
 #: What each worker's cache reports; the monitor makes differences of the counters.
 _CACHE_COUNTERS = ("hits", "misses", "fills", "evictions", "expirations", "invalidations", "refused")
 _CACHE_GAUGES = ("entries", "bytes", "max_entries", "max_bytes")
-
-
-class Schedule(Protocol):
-    """What the scheduler's bridge offers: jobs that only the lease holder runs."""
-
-    problem: str
-
-    def add(
-        self, job_id: str, hours: float, job: Callable[[], object], first_in_seconds: Callable[[], float]
-    ) -> None: ...
-    def start(self) -> bool: ...
-    def stop(self, timeout: float = 5.0) -> bool: ...
-    def abandon(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """For a load balancer."""
-
-    ok: bool
-    """Whether requests can be served."""
-    status: str
-    """"ok" or "degraded"."""
-    reasons: tuple[str, ...]
 
 
 class Optimizer:
@@ -280,28 +256,11 @@ class Optimizer:
             told.append(f"no worker can be chosen for background work: {self.lease.problem}")
         if self.schedule is not None and self.schedule.problem:
             told.append(f"scheduled backups do not run: {self.schedule.problem}")
-        for database in self.databases.values():
-            if database.connector is not None:
-                told += [
-                    f"{database.name}: PRAGMA {fault.pragma} is {fault.found}, not {fault.wanted}"
-                    for fault in database.connector.faults
-                ]
-            if database.lane is not None and database.lane.problem:
-                told.append(f"{database.name}: its processes take no turns to write: {database.lane.problem}")
-        return told
+        return [*told, *flaws(self.databases.values())]
 
     def health(self) -> Health:
-        """Whether the databases can be worked with, and what else is not as it should be.
-
-        A raised alert degrades but leaves ``ok``: a slow query must not make a load balancer take every worker out.
-        """
-        alerts = [f"alert: {alert.message}" for alert in self.monitor.alerts() if alert.state == "raised"]
-        missing = [
-            f"{database.name}: {database.path} is missing"
-            for database in self.databases.values()
-            if database.path is not None and not database.path.exists()
-        ]
-        return Health(ok=not missing, status="degraded" if missing or alerts else "ok", reasons=(*missing, *alerts))
+        """Whether the databases can be worked with, and what else is not as it should be."""
+        return judged(self.databases.values(), self.monitor.alerts())
 
     # --- the end ---
 

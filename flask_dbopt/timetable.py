@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Protocol
 
 from flask_dbopt.audit.actor import Actor, acting
 from flask_dbopt.backup.repository import FolderBusy
@@ -12,6 +13,19 @@ from flask_dbopt.databases import Database
 from flask_dbopt.errors import BackupError, DBOptError
 
 log = logging.getLogger("flask_dbopt")
+
+
+class Schedule(Protocol):
+    """What the scheduler's bridge offers: jobs that only the lease holder runs."""
+
+    problem: str
+
+    def add(
+        self, job_id: str, hours: float, job: Callable[[], object], first_in_seconds: Callable[[], float]
+    ) -> None: ...
+    def start(self) -> bool: ...
+    def stop(self, timeout: float = 5.0) -> bool: ...
+    def abandon(self) -> None: ...
 
 
 class Timetable:

@@ -18,6 +18,7 @@ from flask_dbopt.audit.audit import Audit
 from flask_dbopt.backup.repository import BackupRecord
 from flask_dbopt.cache.cache import CacheStats
 from flask_dbopt.engines.protocol import Index, Plan, Step, Table
+from flask_dbopt.health import Health
 from flask_dbopt.monitor.alerts import Alert, RuleState, Silence
 from flask_dbopt.monitor.figures import (
     EndpointFigures,
@@ -31,7 +32,6 @@ from flask_dbopt.monitor.figures import (
     Worker,
 )
 from flask_dbopt.monitor.lookout import LostUpdate
-from flask_dbopt.optimizer import Health
 from flask_dbopt.pool.stats import PoolStats
 from flask_dbopt.pool.writers import Holder, WriterStats
 from flask_dbopt.report import DatabaseReport, Overview, Report

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flask_dbopt.errors import BackupError
-from flask_dbopt.optimizer import Health
+from flask_dbopt.health import Health
 
 Build = Any
 TOKEN = "a-token-of-the-tests-0123456789"
