@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flask_dbopt.backup.repository import BackupRecord
 from flask_dbopt.courier import Courier, Reply
 from flask_dbopt.databases import Database
 from flask_dbopt.engines.sqlite import maintenance
 from flask_dbopt.engines.sqlite.sizes import count_tables
+from flask_dbopt.errors import BackupError
 from flask_dbopt.monitor.alerts import Alert
 from flask_dbopt.pool.writers import kind_of
 from flask_dbopt.signals import Emit
@@ -132,7 +134,8 @@ def watch(
     known = databases.values
     monitor.watch("wal", lambda: wal(known(), settings.sqlite_wal_limit or WAL_LIMIT))
     if settings.backup_enabled:
-        monitor.watch("backup", lambda: backups(known(), settings), every=BACKUPS_EVERY)
+        last: dict[str, dict[str, float]] = {}
+        monitor.watch("backup", lambda: backups(known(), settings, last), every=BACKUPS_EVERY)
     places = partial(_places, databases, state_dir, backup_dir if settings.backup_enabled else None)
     monitor.watch("disk", lambda: disks(places()))
     monitor.measure(
@@ -153,24 +156,40 @@ def wal(databases: Iterable[Database], limit: int) -> dict[str, dict[str, float]
     }
 
 
-def backups(databases: Iterable[Database], settings: Settings) -> dict[str, dict[str, float]]:
-    """When the newest good backup of each database was taken, and how many in a row nobody can rely on."""
+def backups(
+    databases: Iterable[Database], settings: Settings, last: dict[str, dict[str, float]]
+) -> dict[str, dict[str, float]]:
+    """When the newest good backup of each database was taken, and how many in a row nobody can rely on.
+
+    ``last`` keeps what is found: where a folder cannot be read any more, its backups grow older all the same.
+    """
     found: dict[str, dict[str, float]] = {}
     for each in list(databases):
         if each.backups is None or each.path is None or not each.path.exists():
             continue
-        facts = found[each.name] = {"interval": settings.backup_interval_hours * 3600, "unproved": 0}
-        listed = [record for record in each.backups.list() if record.kind != "safety"]
-        facts["backups"] = len(listed)
-        for record in listed:
-            if record.verified_at is not None or not (settings.backup_verify or record.proof):
-                break
-            facts["unproved"] += 1
-        # One that failed its last check is none, for the schedule too.
-        good = [record.taken_at for record in listed if record.verified_at is not None or not record.proof]
-        if good:
-            facts["newest"] = max(good)
+        try:
+            listed = [record for record in each.backups.list() if record.kind != "safety"]
+        except (BackupError, OSError):
+            if each.name not in last:
+                raise
+            found[each.name] = last[each.name]
+            continue
+        facts = found[each.name] = last[each.name] = _backup_facts(listed, settings)
+        facts["interval"] = settings.backup_interval_hours * 3600
     return found
+
+
+def _backup_facts(listed: Sequence[BackupRecord], settings: Settings) -> dict[str, float]:
+    facts: dict[str, float] = {"backups": len(listed), "unproved": 0}
+    for record in listed:
+        if record.verified_at is not None or not (settings.backup_verify or record.proof):
+            break
+        facts["unproved"] += 1
+    # One that failed its last check is none, for the schedule too.
+    good = [record.taken_at for record in listed if record.verified_at is not None or not record.proof]
+    if good:
+        facts["newest"] = max(good)
+    return facts
 
 
 def disks(places: Iterable[Path]) -> dict[str, dict[str, float]]:

@@ -13,8 +13,9 @@ from flask import Flask
 
 from flask_dbopt import DBOptimizer, alerting, signals
 from flask_dbopt.connection import build_road
+from flask_dbopt.engines.sqlite import sizes
 from flask_dbopt.engines.sqlite.sizes import count_tables
-from flask_dbopt.errors import ConfigurationError
+from flask_dbopt.errors import BackupError, ConfigurationError
 from flask_dbopt.optimizer import Optimizer
 from flask_dbopt.settings import Settings
 from tests.receiver import until
@@ -220,7 +221,7 @@ def test_backups_that_nobody_proved_are_counted_from_the_newest(make_site):
     databases, settings = site.extensions["dbopt"].databases, site.extensions["dbopt"].settings
 
     def facts(**changed):
-        return alerting.backups(databases.values(), dataclasses.replace(settings, **changed))["default"]
+        return alerting.backups(databases.values(), dataclasses.replace(settings, **changed), {})["default"]
 
     assert facts() == {"interval": DAY, "unproved": 0, "backups": 0}
     site.dbopt.backups.take()
@@ -261,6 +262,35 @@ def test_tables_are_counted_and_large_ones_measured_by_their_rowids(tmp_path):
     assert not (tmp_path / "none.db").exists()
     path.write_bytes(b"no database at all" * 100)
     assert count_tables(path) == ({}, {})
+
+
+def test_a_database_that_is_locked_meanwhile_is_not_waited_for_at_each_table(tmp_path, monkeypatch):
+    path = tmp_path / "some.db"
+    names = [f"t{n}" for n in range(30)]
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("".join(f"CREATE TABLE {name} (a);" for name in names))
+        connection.execute("BEGIN EXCLUSIVE")
+        monkeypatch.setattr(sizes, "_tables", lambda _: names)  # looked at just before
+        began = time.monotonic()
+        assert count_tables(path, seconds=0.1) == ({}, {})
+        assert time.monotonic() - began < 1.5
+
+
+def test_backups_grow_old_though_their_folder_cannot_be_read_any_more(make_site, monkeypatch):
+    site = make_site(DBOPT_BACKUP_ENABLED=True)
+    with site.dbopt.transaction() as connection:
+        connection.execute("CREATE TABLE t (a)")
+    site.dbopt.backups.take()
+    look(site)
+
+    def fail():
+        raise BackupError("it does not answer")
+
+    monkeypatch.setattr(site.extensions["dbopt"].default.backups, "list", fail)
+    look(site, DAY)
+    assert not site.dbopt.monitor.alerts()
+    look(site, 2 * DAY)
+    assert [alert.rule for alert in site.dbopt.monitor.alerts()] == ["backup_overdue"]
 
 
 def test_a_disk_is_known_by_the_first_folder_on_it(tmp_path):

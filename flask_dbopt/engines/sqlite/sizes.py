@@ -10,8 +10,8 @@ from pathlib import Path
 
 from flask_dbopt.engines.sqlite.schema import quoted
 
-#: Instructions of SQLite's machine between two looks at the time.
-_STEPS = 10_000
+#: Instructions of SQLite's machine between two looks at the time: some hundred rows, each perhaps a read of the disk.
+_STEPS = 1_000
 
 
 def count_tables(path: Path, *, seconds: float = 0.5, most: int = 500) -> tuple[dict[str, int], dict[str, int]]:
@@ -38,8 +38,10 @@ def _count(path: Path, seconds: float, most: int, rows: dict[str, int], spans: d
             try:
                 # Not count(*): SQLite counts those in one step, which nothing interrupts.
                 rows[table] = connection.execute(f"SELECT count(1) FROM {quoted(table)}").fetchone()[0]  # noqa: S608
-            except sqlite3.OperationalError:  # interrupted: it is large
-                connection.set_progress_handler(None, 0)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+                    raise  # such as a lock, for which not each table is to wait
+                connection.set_progress_handler(None, 0)  # it is large
                 span = _span(connection, table)
                 if span is not None:
                     spans[table] = span
