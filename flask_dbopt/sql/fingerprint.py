@@ -70,7 +70,7 @@ def fingerprint(sql: str) -> str:
 
     Identifiers stay, double-quoted ones too, and so does what is no value: the 2 of ``ORDER BY 2``, the
     length in ``CAST(x AS CHAR(8))``. SQLite can explain the result of what it could explain before; in
-    definitions, where no parameter may stand, literals become NULL. Never raises.
+    definitions, where no parameter may stand, literals become NULL. Always text that can be encoded. Never raises.
     """
     if len(sql) <= SHORT:
         return _short(sql)
@@ -91,7 +91,9 @@ def _shape(sql: str) -> str:
     tokens = _collapsed(_tokens(sql))
     while tokens and tokens[-1] == ";":
         tokens.pop()
-    return _spaced(tokens)
+    shape = _spaced(tokens)
+    # A name with a lone surrogate is no text, which nothing could keep.
+    return shape if shape.isascii() else shape.encode(errors="backslashreplace").decode()
 
 
 def _tokens(sql: str) -> list[str]:

@@ -182,3 +182,13 @@ def test_names_that_are_no_text_harm_nothing(monitor, look, heard, caplog):
         assert ("connection_leaked", "default") in look(monitor, 100)
     assert [subject for event, subject in told(heard)] == ["default", "/srv/\\udcff"]
     assert not [message for message in caplog.messages if "broken" in message]
+
+
+def test_a_statement_that_is_no_text_breaks_no_ledger(monitor, look, heard, serve, caplog):
+    serve(monitor, "find", ("SELECT [a\udc80] FROM t", 3.0))
+    serve(monitor, "find", ("SELECT größe FROM t", 0.1))
+    ((rule, subject),) = look(monitor)
+    assert rule == "query_too_slow"
+    assert monitor.query(subject).query == "SELECT [a\\udc80] FROM t"
+    assert "SELECT größe FROM t" in [each.query for each in monitor.queries()]
+    assert monitor.notices() == []
