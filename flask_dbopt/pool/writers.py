@@ -102,7 +102,8 @@ class TurnCounts:
 
 
 def kind_of(who: str) -> str:
-    """A name that stays the same from one time to the next: the system numbers its threads, and counts are for good."""
+    """A name to count by, for good: the same from one time to the next, though threads are numbered; and text."""
+    who = who.encode(errors="backslashreplace").decode()
     return re.sub(r"\d+", "N", who) if re.match(r"[A-Z]\w*[a-z]\w*-\d", who) else who
 
 

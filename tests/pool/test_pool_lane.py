@@ -392,6 +392,7 @@ def test_a_name_that_is_no_text_is_no_trouble(make_lane):
     turn = lane.enter("odd \udcff", FILE, patiently)
     assert turn.has_begun
     lane.leave(turn)
+    assert [holder.who for holder in holders_of(lane.counters(), "")] == ["odd \\udcff"]
 
 
 def test_a_forked_child_counts_from_zero(make_lane):
