@@ -83,7 +83,8 @@ def test_another_kind_of_database_is_told_from_sqlite(make_app: Callable[..., Fl
             ConfigurationError, match=r"connect\(\) opens SQLite databases, and 'default' is postgresql"
         ):
             dbopt.connect()
-        assert dbopt.engine_options() == {}
+        options = dbopt.engine_options()
+        assert set(options) == ({"poolclass", "lender"} if enabled else set())
 
 
 def test_several_databases_have_names(make_app: Callable[..., Flask], path: Path, tmp_path: Path) -> None:
@@ -103,6 +104,17 @@ def test_several_databases_have_names(make_app: Callable[..., Flask], path: Path
     for database in app.extensions["dbopt"].databases.values():
         assert database.pool.holders() == ()
     assert [database.name for database in dbopt.report().databases] == ["main", "logs"]
+
+
+def test_further_databases_leave_the_tutorials_one_the_main_one(
+    make_app: Callable[..., Flask], path: Path, tmp_path: Path
+) -> None:
+    for in_context in (True, False):
+        app = make_app(DATABASE=str(path), DBOPT_DATABASES={"logs": str(tmp_path / "logs.db")})
+        dbopt = DBOptimizer(app)
+        with app.app_context() if in_context else contextlib.nullcontext(), dbopt.borrow() as c:
+            assert c.execute("SELECT count(*) FROM keyword").fetchone() == (3000,)
+        assert set(dbopt.optimizer.databases) == {"default", "logs"}
 
 
 # --- switched off
