@@ -93,8 +93,8 @@ def unsilence(visit: Visit) -> Done:
     """Tell them again."""
     rule, subject = _asked(visit)
     if not visit.optimizer.monitor.unsilence(rule, subject):
-        return Done(f"{_named(rule, subject).capitalize()} was not silenced, or is no more.", "alerts", "note")
-    return Done(f"{_named(rule, subject).capitalize()} is told again.", "alerts")
+        return Done(f"There was no silence of {_named(rule, subject)}.", "alerts", "note")
+    return Done(f"People are told of {_named(rule, subject)} again.", "alerts")
 
 
 def test(visit: Visit) -> Done:
