@@ -141,7 +141,9 @@ def build(optimizer: Optimizer, *, since: float | None = None, now: float | None
     endpoints = tuple(monitor.endpoints(since))
     queries = tuple(monitor.queries(since=since))
     watched: tuple[Guarded, ...] = ()
-    watched = _or_notice(lambda: guarded(optimizer, counters, since), watched, "what the guard found", notices)
+    watched: tuple[Guarded, ...] = _or_notice(
+        lambda: guarded(optimizer, counters, since), watched, "what the guard found", notices
+    )
     return Report(
         at=at,
         since=since,
