@@ -63,8 +63,8 @@ def show(visit: Visit) -> Page:
 
 def row(visit: Visit, state: RuleState) -> Row:
     """A rule as the table shows it."""
-    rule, worst, own = state.rule, state.worst, state.rule.setting
-    field = "alert_rules" if state.rule.name in visit.settings.alert_rules or not own else own
+    rule, worst = state.rule, state.worst
+    field = "alert_rules" if rule.name in visit.settings.alert_rules else rule.setting
     words = {"raised": f"{state.raised - state.silenced} raised", "silenced": f"{state.silenced} silenced"}
     return Row(
         rule.name,

@@ -94,7 +94,10 @@ def _list(screen: Screen, monitor: Monitor, *, with_rules: bool) -> int:
     if silences:
         screen.table(
             ("Silenced", "About", "Until", "By"),
-            [(each.rule, each.subject or "everything", _until(each, now), each.by or "–") for each in silences],
+            [
+                (_named(each.rule, None), each.subject or "everything", _until(each, now), each.by or "–")
+                for each in silences
+            ],
             title="Silences",
         )
     if resolved:
@@ -133,9 +136,12 @@ def _silence(screen: Screen, monitor: Monitor, rule: str, subject: str | None, l
     from flask_dbopt.audit.actor import system_user
     from flask_dbopt.report import plain
 
-    made = monitor.silence(rule, subject, hours=None if length is None else length / 3600, by=system_user())
+    try:
+        made = monitor.silence(rule, subject, hours=None if length is None else length / 3600, by=system_user())
+    except ValueError as error:
+        raise click.UsageError(f"{error}.") from error
     screen.data(plain(made))
-    screen.say(f"Alerts of {_named(rule, subject)} are told nobody {_until(made, time.time())}. They still show.")
+    screen.say(f"Nobody is told of {_named(rule, subject)} {_until(made, time.time())}. It still shows here.")
     return FINE
 
 
@@ -144,7 +150,7 @@ def _unsilence(screen: Screen, monitor: Monitor, rule: str, subject: str | None)
         held = ", ".join(_named(each.rule, each.subject) for each in monitor.silences()) or "none"
         raise DBOptError(f"{_named(rule, subject)} is not silenced", hint=f"silences: {held}")
     screen.data({"rule": rule, "subject": subject, "silenced": False})
-    screen.say(f"Alerts of {_named(rule, subject)} are told again.")
+    screen.say(f"People are told of {_named(rule, subject)} again.")
     return FINE
 
 
@@ -159,7 +165,7 @@ def _test(screen: Screen, optimizer: Optimizer) -> int:
 
 
 def _named(rule: str, subject: str | None) -> str:
-    named = "every rule" if rule == "*" else rule
+    named = "any alert" if rule == "*" else rule
     return named if subject is None else f"{named} about {subject}"
 
 

@@ -27,6 +27,8 @@ WARMING = 300.0
 ENDPOINTS_EVERY = 30.0
 #: Seconds after which it does not count any more what this worker knew to stand: another may have resolved it.
 KNOWN_FOR = 60.0
+#: Seconds that a silence with an end may last.
+LONGEST_SILENCE = 10 * 365 * 86_400.0
 #: Kinds of notes in the register.
 _SILENCE, _UNTOLD = "silence", "untold"
 
@@ -261,12 +263,12 @@ class Evaluation:
         return [Silence(**each) for each in self._register.notes(_SILENCE).values()]
 
     def silence(self, rule: str, subject: str | None, until: float | None, by: str) -> Silence:
-        """Tell nobody of this rule's alerts until then; ValueError for an unknown rule, or a time gone by."""
+        """Tell nobody of this rule's alerts until then; ValueError for an unknown rule, or no time to come."""
         now = self._clock()
         if rule != EVERY:
             known(rule)
-        if until is not None and until <= now:
-            raise ValueError("a silence must end in the future")
+        if until is not None and not now < until <= now + LONGEST_SILENCE:
+            raise ValueError("a silence must end in the future, and within ten years; or when it is lifted")
         made = Silence(rule, subject, until, by, now)
         self._register.note(_SILENCE, _name(rule, subject), asdict(made), now)
         log.warning("alerts of %s are silenced by %s", _words(rule, subject), by or "somebody")

@@ -117,8 +117,8 @@ def _leaks(evidence: Evidence, threshold: float) -> Findings:
         by_pool.setdefault(pool, {})[borrower] = count
     for pool, borrowers in by_pool.items():
         count, most = sum(borrowers.values()), max(borrowers, key=lambda name: borrowers[name])
-        held = "1 connection" if count == 1 else f"{count:,.0f} connections"
-        message = f"{held} of {pool} lent for too long within an hour, most of all to {most}"
+        held = f"1 connection of {pool} was" if count == 1 else f"{count:,.0f} connections of {pool} were"
+        message = f"{held} lent for too long within an hour, most of all to {most}"
         yield Finding("connection_leaked", pool, message, count, threshold, _above(count, threshold))
 
 

@@ -85,6 +85,14 @@ def test_standing_alerts_say_what_to_do_and_every_rule_what_it_finds(shop: Shop)
     assert "DBOPT_ALERT_WEBHOOK is not set" in told
 
 
+def test_each_threshold_tells_where_it_comes_from(open_shop: Callable[..., Shop]) -> None:
+    shop = open_shop(DBOPT_ALERT_RULES={"wal_size": 3}, DBOPT_ALERT_POOL_HIT_RATIO=0.5)
+    told = shop.words(shop.signed_in())
+    assert "the WAL is larger than 3 × DBOPT_SQLITE_WAL_LIMIT app.config DBOPT_ALERT_RULES" in told
+    assert "less than 50 % of a pool's loans are served at once app.config DBOPT_ALERT_POOL_HIT_RATIO" in told
+    assert told.count("app.config DBOPT_ALERT_") == 2
+
+
 def test_an_alert_is_silenced_and_told_again_from_the_page(shop: Shop) -> None:
     client = shop.signed_in()
     told = shop.post(client, "silence", rule="wal_size", subject="main", hours="4")

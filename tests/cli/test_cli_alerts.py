@@ -56,7 +56,7 @@ def test_what_is_well_again_is_listed_with_how_long_it_lasted(say, swollen):
 def test_silenced_alerts_show_and_exit_with_nothing(say, ask):
     told = say("alerts", "--silence", "wal_size", "--subject", "main", "--for", "4h")
     assert told.exit_code == 0
-    assert "Alerts of wal_size about main are told nobody for 4 h, until 20" in told.output
+    assert "Nobody is told of wal_size about main for 4 h, until 20" in told.output
     assert say("alerts").exit_code == 1, "log is still loud"
     code, made = ask("alerts", "--silence", "*")
     assert (code, made["rule"], made["subject"], made["until"]) == (0, "*", None, None)
@@ -64,7 +64,7 @@ def test_silenced_alerts_show_and_exit_with_nothing(say, ask):
     assert told.exit_code == 0
     assert "(silenced until it is lifted)" in told.output
     assert "Silences" in told.output
-    assert say("alerts", "--unsilence", "*").output.startswith("Alerts of every rule are told again.")
+    assert say("alerts", "--unsilence", "*").output.startswith("People are told of any alert again.")
     assert ask("alerts", "--unsilence", "wal_size", "--subject", "main")[1]["silenced"] is False
     told = say("alerts", "--unsilence", "wal_size")
     assert told.exit_code == 2
@@ -89,7 +89,8 @@ def test_rules_are_listed_with_what_they_find(say):
         (["--subject", "main"], "--subject goes with --silence"),
         (["--for", "4h"], "--for goes with --silence"),
         (["--silence", "wal_size", "--for", "soon"], "30s, 15m, 1h or 7d"),
-        (["--silence", "wal_size", "--for", "0h"], "must end in the future"),
+        (["--silence", "wal_size", "--for", "0h"], "Error: a silence must end in the future"),
+        (["--silence", "wal_size", "--for", "99999999999d"], "within ten years"),
         (["--test-webhook"], "there is no webhook"),
     ],
 )

@@ -160,7 +160,7 @@ def test_a_leaked_connection_is_an_alert_about_its_borrower(make_site):
     look(site)
     (alert,) = site.dbopt.monitor.alerts()
     assert alert.rule == "connection_leaked"
-    assert alert.message.startswith("1 connection of default lent for too long within an hour, most of all to ")
+    assert alert.message.startswith("1 connection of default was lent for too long within an hour, most of all to ")
 
 
 def test_endpoints_that_repeat_a_statement_are_counted_by_the_hour(make_site):

@@ -115,9 +115,11 @@ def test_a_wait_in_line_is_a_mean_over_all_loans(judge):
 def test_a_leak_is_told_with_who_leaked_most(judge):
     hour = {"leaks.main.GET report": 1, "leaks.main.GET export": 4}
     assert judge("connection_leaked", hour=hour)[0] == {
-        "main": "5 connections of main lent for too long within an hour, most of all to GET export"
+        "main": "5 connections of main were lent for too long within an hour, most of all to GET export"
     }
-    assert judge("connection_leaked", hour={"leaks.main.worker": 1})[0]["main"].startswith("1 connection of main lent")
+    assert judge("connection_leaked", hour={"leaks.main.worker": 1})[0]["main"].startswith(
+        "1 connection of main was lent"
+    )
     assert judge("connection_leaked", 5, hour=hour) == ({}, set()), "no more, but no fifth less"
     assert judge("connection_leaked", 7, hour=hour) == ({}, {"main"})
 

@@ -92,6 +92,9 @@ def test_nonsense_is_refused_with_what_was_meant(monitor, clock):
         monitor.silence("wal_size", until=clock.now)
     with pytest.raises(ValueError, match="must end in the future"):
         monitor.silence("wal_size", hours=-1)
+    for hours in (float("inf"), float("nan"), 1e12):
+        with pytest.raises(ValueError, match="within ten years"):
+            monitor.silence("wal_size", hours=hours)
 
 
 def test_a_later_silence_replaces_the_one_before(monitor, trouble, clock):
