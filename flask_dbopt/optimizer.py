@@ -213,9 +213,9 @@ class Optimizer:
         is_leading = self.lease.acquire()
         self.chronicle.leads(is_leading, can_be_led=not self.lease.problem)
         if is_leading:
-            self.monitor.evaluate(self._clock())
             if self.schedule is not None:
                 self.schedule.start()
+            self.monitor.evaluate(self._clock())
         elif self.schedule is not None:
             self.schedule.stop()
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 #: In place of a watch: the monitor's own figures.
 FIGURES = ""
+#: Beyond this no threshold means anything: False switches a rule off.
+MOST = 1e15
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +180,9 @@ def check_alert_rules(given: Mapping[str, object]) -> dict[str, float | bool]:
             raise ValueError(f"names no rule with {name!r}; the nearest is {nearest(name)}")
         if threshold is True or not isinstance(threshold, (bool, int, float)) or threshold != threshold:
             raise ValueError(f"{name} = {threshold!r} is neither a threshold (a number) nor False")
-        if threshold < 0 or (rule.most is not None and threshold > rule.most):
-            span = "at least 0" if rule.most is None else f"0 to {rule.most:g}"
+        most = MOST if rule.most is None else rule.most
+        if not 0 <= threshold <= most:
+            span = "at least 0" if threshold < 0 and most == MOST else f"0 to {most:g}"
             raise ValueError(f"{name} = {threshold!r} is out of range; {span}")
         read[name] = threshold
     return read

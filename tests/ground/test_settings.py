@@ -200,6 +200,8 @@ def test_values_of_code_are_taken_as_they_are(tmp_path: Path) -> None:
         ("alert_rules", {"wal_size": "big"}, "wal_size = 'big' is neither a threshold"),
         ("alert_rules", {"wal_sise": 3}, "names no rule with 'wal_sise'; the nearest is wal_size"),
         ("alert_rules", {"cache_hit_ratio": 50}, "cache_hit_ratio = 50 is out of range; 0 to 1"),
+        ("alert_rules", {"wal_size": float("inf")}, "wal_size = inf is out of range; 0 to 1e+15"),
+        ("alert_rules", {"wal_size": 10**400}, "is out of range; 0 to 1e+15"),
         ("alert_rules", {"wal_size": -1}, "wal_size = -1 is out of range; at least 0"),
         ("databases", {"default": "x.db"}, "'default' cannot name a database"),
         ("databases", {"a/b": "x.db"}, "'a/b' cannot name a database"),

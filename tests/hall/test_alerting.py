@@ -276,6 +276,24 @@ def test_a_database_that_is_locked_meanwhile_is_not_waited_for_at_each_table(tmp
         assert time.monotonic() - began < 1.5
 
 
+def test_scheduled_work_goes_on_though_alerts_cannot_be_evaluated(make_site, monkeypatch):
+    optimizer = make_site().extensions["dbopt"]
+
+    class Schedule:
+        started, problem = 0, ""
+
+        def start(self):
+            self.started += 1
+
+        def stop(self): ...
+
+    optimizer.schedule = schedule = Schedule()
+    monkeypatch.setattr(optimizer.monitor, "evaluate", lambda now: 1 / 0)
+    optimizer.wake()
+    optimizer.housekeeper.run_due()
+    assert schedule.started == 1
+
+
 def test_backups_grow_old_though_their_folder_cannot_be_read_any_more(make_site, monkeypatch):
     site = make_site(DBOPT_BACKUP_ENABLED=True)
     with site.dbopt.transaction() as connection:
