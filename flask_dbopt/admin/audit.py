@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from flask_dbopt.admin.desk import Page, Visit
-from flask_dbopt.audit.chain import Entry, Verdict, moment
+from flask_dbopt.audit.chain import Entry, Verdict, worded
 from flask_dbopt.deeds import DEEDS
 
 SHOWN = 100
@@ -52,20 +51,10 @@ def told(visit: Visit) -> dict[str, Any]:
         "head": None if verdict is None or verdict.head is None else str(verdict.head),
         "faults": [] if verdict is None else [str(fault) for fault in verdict.faults],
         "problem": problem,
-        "entries": [
-            {
-                "seq": each.seq,
-                "at": moment(each.at),
-                "deed": each.deed,
-                "outcome": each.outcome,
-                "who": dict(each.who),
-                "what": dict(each.what),
-            }
-            for each in entries
-        ],
+        "entries": [each.told() for each in entries],
     }
 
 
 def listed(about: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names and values as texts."""
-    return [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in about.items()]
+    return [(name, worded(value)) for name, value in about.items()]

@@ -29,6 +29,17 @@ class Entry:
     prev: str
     """SHA-256 of the line before; "" in the very first."""
 
+    def told(self) -> dict[str, Any]:
+        """In JSON's types, without its link."""
+        return {
+            "seq": self.seq,
+            "at": moment(self.at),
+            "deed": self.deed,
+            "outcome": self.outcome,
+            "who": dict(self.who),
+            "what": dict(self.what),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Head:
@@ -85,16 +96,7 @@ def hash_of(line: bytes) -> str:
 
 def written(entry: Entry) -> bytes:
     """The entry's line: one JSON object, ASCII, closed by a sum over all that stands before it."""
-    told = {
-        "seq": entry.seq,
-        "at": moment(entry.at),
-        "deed": entry.deed,
-        "outcome": entry.outcome,
-        "who": entry.who,
-        "what": entry.what,
-        "prev": entry.prev,
-    }
-    body = json.dumps(told, separators=(",", ":"), default=str)
+    body = json.dumps({**entry.told(), "prev": entry.prev}, separators=(",", ":"), default=str)
     return f'{body[:-1]}{_SUM}{_sum(body)}"}}\n'.encode("ascii")
 
 
@@ -117,6 +119,17 @@ def read(line: bytes) -> Entry | None:
 def moment(at: float) -> str:
     """Unix seconds as ISO time in UTC, to the millisecond."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def worded(value: Any) -> str:
+    """A value of an entry as people write it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={worded(part)}" for name, part in value.items()) or "nothing"
+    if isinstance(value, list):
+        return ", ".join(map(worded, value)) or "nothing"
+    return "none" if value is None else str(value)
 
 
 def _sum(body: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import click
 
 from flask_dbopt.audit.audit import Audit
-from flask_dbopt.audit.chain import Entry, Head, Verdict, moment
+from flask_dbopt.audit.chain import Entry, Head, Verdict, worded
 from flask_dbopt.cli.terminal import FINDING, FINE, Screen, at, length_of_time, verb
 from flask_dbopt.deeds import DONE
 from flask_dbopt.errors import DBOptError
@@ -100,17 +99,7 @@ def told(verdict: Verdict, entries: list[Entry]) -> dict[str, Any]:
         "head": None if verdict.head is None else str(verdict.head),
         "torn": verdict.torn,
         "faults": [{"file": one.file, "line": one.line, "message": one.message} for one in verdict.faults],
-        "entries": [
-            {
-                "seq": one.seq,
-                "at": moment(one.at),
-                "deed": one.deed,
-                "outcome": one.outcome,
-                "who": dict(one.who),
-                "what": dict(one.what),
-            }
-            for one in entries
-        ],
+        "entries": [one.told() for one in entries],
     }
 
 
@@ -121,5 +110,4 @@ def named(entry: Entry) -> str:
 
 def listed(about: Mapping[str, Any]) -> str:
     """Names and values on a line."""
-    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
-    return ", ".join(value if name == "by" else f"{name} {value}" for name, value in texts.items())
+    return ", ".join(worded(value) if name == "by" else f"{name} {worded(value)}" for name, value in about.items())

@@ -161,14 +161,12 @@ def audit(path: Path | None, verdict: Verdict | None, problem: str) -> Finding:
     return Finding("audit log", OK, f"{path}: {verdict}")
 
 
-def limits(workers: int, pool_max: int, databases: int, allowed: int) -> Finding:
+def limits(workers: int, connections: int, allowed: int) -> Finding:
     """Whether a worker may open as many files as its pools can ask for."""
     # A connection in WAL mode holds the database, -wal and -shm; the rest of a web worker needs some 64.
-    most = pool_max * databases * 3 + 64
-    told = (
-        f"{pool_max} connections × {databases} database(s) × 3 files: up to {most:,} open files a worker, "
-        f"{allowed:,} allowed; {workers} workers now"
-    )
+    most = connections * 3 + 64
+    now = "1 worker" if workers == 1 else f"{workers} workers"
+    told = f"{connections} connections × 3 files: up to {most:,} open files a worker, {allowed:,} allowed; {now} now"
     if most > allowed:
         return Finding("limits", PROBLEM, told, "lower DBOPT_POOL_MAX, or raise the limit (ulimit -n)")
     return Finding("limits", OK, told)

@@ -11,7 +11,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from flask_dbopt.cli.sparkline import sparkline
-from flask_dbopt.cli.terminal import ago, milliseconds, number, share, size, span
+from flask_dbopt.cli.terminal import ago, clean, milliseconds, number, share, size, span
 
 if TYPE_CHECKING:
     from flask_dbopt.monitor.figures import EndpointFigures, Point, QueryFigures
@@ -275,11 +275,6 @@ def lately(series: Sequence[Point], at: float) -> tuple[float, float]:
 def _hit_ratios(series: Sequence[Point]) -> list[float | None]:
     lookups = [(point.cache_hits, point.cache_hits + point.cache_misses) for point in series]
     return [hits / asked if asked else None for hits, asked in lookups]
-
-
-def clean(text: str) -> str:
-    """Without what a terminal would obey: a statement's text is the app's, perhaps even a visitor's."""
-    return "".join(sign if sign.isprintable() else "·" if sign not in "\t\n\r" else " " for sign in text)
 
 
 def _right(text: str, width: int) -> str:

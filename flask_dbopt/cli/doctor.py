@@ -59,8 +59,7 @@ def findings(who: Target) -> Iterator[Finding]:
             yield from _of_file(who, one, one.path)
     yield checks.limits(
         len(optimizer.monitor.workers()),
-        settings.pool_max,
-        max(1, len(optimizer.databases)),
+        sum(pool.stats().pool_max for one in optimizer.databases.values() for pool in list(one.pools)),
         checks.allowed_files(),
     )
     for lost in optimizer.monitor.lost_updates(time.time() - checks.LOST_LATELY):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from flask_dbopt.cli.terminal import ago, milliseconds, number, share, size, span, table
+from flask_dbopt.cli.terminal import ago, cut, milliseconds, number, share, size, span, table
 
 if TYPE_CHECKING:
     from flask_dbopt.report import Report
@@ -78,7 +78,7 @@ def queries(report: Report, limit: int) -> Any:
                 one.id, number(one.calls), milliseconds(one.total_exec_time),
                 milliseconds(one.mean_exec_time), milliseconds(one.p95), number(one.rows),
                 share(one.cache_hits / one.calls if one.calls else None),
-                *((one.database,) if several else ()), _short(one.query),
+                *((one.database,) if several else ()), cut(one.query),
             )
             for one in report.queries[:limit]
         ],
@@ -194,7 +194,7 @@ def guarded(report: Report, limit: int) -> Any:
     return table(
         ("Guard", "Why", "Endpoint", "Place", ">Times", ">Last"),
         [
-            (f"{one.verdict}: {_short(one.what, 60)}", one.reason, one.endpoint, one.place, number(one.count),
+            (cut(f"{one.verdict}: {one.what}"), one.reason, one.endpoint, one.place, number(one.count),
              ago(one.last_seen, report.at))
             for one in report.guarded[:limit]
         ],
@@ -207,7 +207,3 @@ def notice_line(notice: str) -> Any:
     from rich.text import Text
 
     return Text(f"Note: {notice}", style="yellow")
-
-
-def _short(sql: str, most: int = 90) -> str:
-    return sql if len(sql) <= most else f"{sql[: most - 1]}…"

@@ -19,10 +19,12 @@ from flask_dbopt.errors import DBOptError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 FINE, FINDING, FAILURE = 0, 1, 2
 """The exit codes; click itself already uses 2 for misuse."""
 
+_LONGEST_CELL = 500
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -131,7 +133,7 @@ class Screen:
     def say(self, text: str = "", *, style: str | None = None) -> None:
         """A line of text; ``style`` as rich names it ("bold", "yellow")."""
         if not self.as_json:
-            self.console.print(text, style=style, markup=False)
+            self.console.print("\n".join(map(clean, text.split("\n"))), style=style, markup=False)
 
     def show(self, renderable: Any) -> None:
         """Anything rich can draw."""
@@ -178,7 +180,7 @@ def _advance_nothing() -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> Any:
-    """A rich table without frills; cells are text, never markup."""
+    """A rich table without frills; cells are text, never markup. One that is a Text already is left as it is."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -189,8 +191,20 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
             column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
         )
     for row in rows:
-        made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+        made.add_row(*(cell if isinstance(cell, Text) else Text(clean(str(cell))) for cell in row))
     return made
+
+
+def cut(text: str) -> Text:
+    """A table's cell that takes one line, however little of it is seen then."""
+    from rich.text import Text
+
+    return Text(clean(text[:_LONGEST_CELL]), no_wrap=True, overflow="ellipsis")
+
+
+def clean(text: str) -> str:
+    """Without what a terminal would obey: a statement's text is the app's, perhaps even a visitor's."""
+    return "".join(sign if sign.isprintable() else "·" if sign not in "\t\n\r" else " " for sign in text)
 
 
 # --- figures as people read them ----------------------------------------------------------------------

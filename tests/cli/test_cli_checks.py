@@ -107,8 +107,8 @@ def test_the_page_says_who_may_open_it():
 
 
 def test_a_worker_may_not_need_more_files_than_it_is_allowed():
-    assert checks.limits(4, 20, 1, 1024).level == OK
-    assert checks.limits(4, 200, 2, 1024).level == PROBLEM
+    assert checks.limits(4, 20, 1024).level == OK
+    assert checks.limits(4, 400, 1024).level == PROBLEM
 
 
 def test_figures_need_a_folder_that_can_be_written(tmp_path, monkeypatch):

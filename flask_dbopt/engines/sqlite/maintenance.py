@@ -73,8 +73,10 @@ def library_danger(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> st
 
 
 def pragmas(connection: sqlite3.Connection) -> dict[str, Any]:
-    """How this connection is tuned. The names are PRAGMAS."""
-    return {name: (connection.execute(f"PRAGMA {name}").fetchone() or (None,))[0] for name in PRAGMAS}
+    """How this connection is tuned. The names are PRAGMAS. Asked beside the road: it is no query of the app's."""
+    cursor = sqlite3.Connection.cursor(connection)
+    cursor.row_factory = None
+    return {name: (cursor.execute(f"PRAGMA {name}").fetchone() or (None,))[0] for name in PRAGMAS}
 
 
 def deviations(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
