@@ -140,10 +140,8 @@ def build(optimizer: Optimizer, *, since: float | None = None, now: float | None
     series = tuple(monitor.series(since, points=POINTS))
     endpoints = tuple(monitor.endpoints(since))
     queries = tuple(monitor.queries(since=since))
-    watched: tuple[Guarded, ...] = ()
-    watched: tuple[Guarded, ...] = _or_notice(
-        lambda: guarded(optimizer, counters, since), watched, "what the guard found", notices
-    )
+    nothing: tuple[Guarded, ...] = ()
+    watched = _or_notice(lambda: guarded(optimizer, counters, since), nothing, "what the guard found", notices)
     return Report(
         at=at,
         since=since,
