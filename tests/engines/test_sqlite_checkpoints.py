@@ -147,7 +147,7 @@ def arguments() -> Any:
 
 
 def test_the_lease_holder_checkpoints(make_app, tmp_path, writer):
-    app = make_app(TESTING=False, DBOPT_BACKUP_ENABLED=False, DBOPT_SQLITE_WAL_LIMIT=LIMIT)
+    app = make_app(TESTING=False, DBOPT_SQLITE_WAL_LIMIT=LIMIT)
     optimizer = app.extensions["dbopt"]
     write(writer)
     pages = (tmp_path / "app.db").stat().st_size
