@@ -69,6 +69,7 @@ class Queries(Sequence[Query]):
     # --- the block ---
 
     def __enter__(self) -> Queries:
+        self._settled = None
         self._tap.open()
         return self
 

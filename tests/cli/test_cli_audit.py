@@ -7,6 +7,7 @@ import os
 import pytest
 from click.testing import CliRunner
 
+from flask_dbopt.audit.actor import Actor, acting
 from flask_dbopt.audit.audit import Audit
 from flask_dbopt.cli import checks, group
 
@@ -41,6 +42,17 @@ def test_entries_are_chosen_by_deed_and_time(ask, log):
     ]
     assert len(ask("audit", "--since", "1h")[1]["entries"]) == 4
     assert ask("audit", "--since", "0s")[1]["entries"] == []
+
+
+def test_what_somebody_put_there_does_not_command_the_terminal(say, log):
+    audit = Audit(log)
+    with acting(Actor("page", name="anna\x1b[2J")):
+        audit.note("audit.cut", last="9:\x1b[1A\x1b[2Kchain intact")
+    for arguments in (("audit",), ("audit", "--verify")):
+        shown = say(*arguments)
+        assert shown.exit_code == 1
+        assert "\x1b" not in shown.output
+        assert "the last was 9:·[1A·[2Kchain intact" in shown.output
 
 
 def test_a_broken_chain_is_a_finding_and_its_lines_are_named(say, ask, log):

@@ -133,6 +133,12 @@ def test_the_doctor_finds_what_is_missing(say, ask):
     assert "1 problem" in shown.output
 
 
+def test_the_doctor_leaves_the_figures_as_they_are(ask, busy_site):
+    before = ask("stats")[1]["queries"]
+    ask("doctor")
+    assert [one["query"] for one in ask("stats")[1]["queries"]] == [one["query"] for one in before]
+
+
 def test_the_doctor_is_content_when_all_is_well(ask):
     ask("backup")
     code, told = ask("doctor")

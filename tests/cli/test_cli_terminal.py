@@ -11,8 +11,10 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
 from flask_dbopt.cli import terminal
 
@@ -137,3 +139,11 @@ def test_into_a_pipe_the_monitor_writes_a_line_of_json_a_look(tmp_path, database
 )  # fmt: skip
 def test_figures_are_said_as_people_read_them(told, said):
     assert told == said
+
+
+def test_a_cell_that_is_cut_takes_one_line_of_a_narrow_table_and_leaves_the_others_whole():
+    screen = Console(width=40, file=StringIO())
+    text = "SELECT id\x1b[2J, word FROM keyword WHERE language = ? AND word LIKE ?"
+    screen.print(terminal.table(("Id", "Query"), [("8641d4754dd8", terminal.cut(text))]))
+    (line,) = [line for line in screen.file.getvalue().splitlines() if "8641" in line]
+    assert line.rstrip() == " 8641d4754dd8   SELECT id·[2J, word FR…"
