@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from flask_dbopt.admin.desk import Done, Missing, Page, Visit
 from flask_dbopt.admin.wording import span
 from flask_dbopt.audit.actor import current
-from flask_dbopt.monitor.alerts import EVERY, RuleState
+from flask_dbopt.monitor.alerts import EVERY, RuleState, named
 from flask_dbopt.settings.alert_rules import ALERT_RULES
 
 #: Resolved alerts that are listed; JSON has all that are kept.
@@ -86,15 +86,15 @@ def silence(visit: Visit) -> Done:
     actor = current()
     by = str((actor.about.get("name") if actor is not None else "") or "the admin page")
     visit.optimizer.monitor.silence(rule, subject, hours=hours, by=by)
-    return Done(f"Nobody is told of {_named(rule, subject)} for {words}.".replace("for until", "until"), "alerts")
+    return Done(f"Nobody is told of {named(rule, subject)} for {words}.".replace("for until", "until"), "alerts")
 
 
 def unsilence(visit: Visit) -> Done:
     """Tell them again."""
     rule, subject = _asked(visit)
     if not visit.optimizer.monitor.unsilence(rule, subject):
-        return Done(f"There was no silence of {_named(rule, subject)}.", "alerts", "note")
-    return Done(f"People are told of {_named(rule, subject)} again.", "alerts")
+        return Done(f"There was no silence of {named(rule, subject)}.", "alerts", "note")
+    return Done(f"People are told of {named(rule, subject)} again.", "alerts")
 
 
 def test(visit: Visit) -> Done:
@@ -112,8 +112,3 @@ def _asked(visit: Visit) -> tuple[str, str | None]:
     if rule != EVERY and rule not in ALERT_RULES:
         raise Missing(f"there is no alert rule {rule!r}")
     return rule, visit.form.get("subject", "").strip() or None
-
-
-def _named(rule: str, subject: str | None) -> str:
-    named = "any alert" if rule == EVERY else rule
-    return named if subject is None else f"{named} about {subject}"

@@ -10,6 +10,7 @@ import click
 from flask_dbopt.cli.target import target
 from flask_dbopt.cli.terminal import FINDING, FINE, Screen, ago, at, length_of_time, number, span, verb
 from flask_dbopt.errors import DBOptError
+from flask_dbopt.monitor.alerts import named
 from flask_dbopt.settings.alert_rules import ALERT_RULES, nearest
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _list(screen: Screen, monitor: Monitor, *, with_rules: bool) -> int:
         screen.table(
             ("Silenced", "About", "Until", "By"),
             [
-                (_named(each.rule, None), each.subject or "everything", _until(each, now), each.by or "–")
+                (named(each.rule, None), each.subject or "everything", _until(each, now), each.by or "–")
                 for each in silences
             ],
             title="Silences",
@@ -141,16 +142,16 @@ def _silence(screen: Screen, monitor: Monitor, rule: str, subject: str | None, l
     except ValueError as error:
         raise click.UsageError(f"{error}.") from error
     screen.data(plain(made))
-    screen.say(f"Nobody is told of {_named(rule, subject)} {_until(made, time.time())}. It still shows here.")
+    screen.say(f"Nobody is told of {named(rule, subject)} {_until(made, time.time())}. It still shows here.")
     return FINE
 
 
 def _unsilence(screen: Screen, monitor: Monitor, rule: str, subject: str | None) -> int:
     if not monitor.unsilence(rule, subject):
-        held = ", ".join(_named(each.rule, each.subject) for each in monitor.silences()) or "none"
-        raise DBOptError(f"{_named(rule, subject)} is not silenced", hint=f"silences: {held}")
+        held = ", ".join(named(each.rule, each.subject) for each in monitor.silences()) or "none"
+        raise DBOptError(f"{named(rule, subject)} is not silenced", hint=f"silences: {held}")
     screen.data({"rule": rule, "subject": subject, "silenced": False})
-    screen.say(f"People are told of {_named(rule, subject)} again.")
+    screen.say(f"People are told of {named(rule, subject)} again.")
     return FINE
 
 
@@ -162,11 +163,6 @@ def _test(screen: Screen, optimizer: Optimizer) -> int:
     screen.data(told)
     screen.say(f"The webhook {reply.told} after {span(reply.seconds)}.", style=None if reply.taken else "red")
     return FINE if reply.taken else FINDING
-
-
-def _named(rule: str, subject: str | None) -> str:
-    named = "any alert" if rule == "*" else rule
-    return named if subject is None else f"{named} about {subject}"
 
 
 def _until(silence: Silence, now: float) -> str:

@@ -16,6 +16,12 @@ EVERY = "*"
 MOST_STANDING = 100
 
 
+def named(rule: str, subject: str | None) -> str:
+    """What a silence is about, as people say it."""
+    about = "any alert" if rule == EVERY else rule
+    return about if subject is None else f"{about} about {subject}"
+
+
 @dataclass(frozen=True, slots=True)
 class Silence:
     """Somebody wants to hear nothing of a rule for a while: its alerts show and are told nobody."""

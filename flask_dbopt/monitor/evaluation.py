@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from flask_dbopt import signals
 from flask_dbopt.monitor import rules
-from flask_dbopt.monitor.alerts import EVERY, Alert, Finding, Key, Outcome, RuleState, Silence, settle
+from flask_dbopt.monitor.alerts import EVERY, Alert, Finding, Key, Outcome, RuleState, Silence, named, settle
 from flask_dbopt.monitor.books import Books
 from flask_dbopt.monitor.evidence import Evidence, Facts, Watches
 from flask_dbopt.monitor.figures import EndpointFigures, Worker
@@ -271,7 +271,7 @@ class Evaluation:
             raise ValueError("a silence must end in the future, and within ten years; or when it is lifted")
         made = Silence(rule, subject, until, by, now)
         self._register.note(_SILENCE, _name(rule, subject), asdict(made), now)
-        log.warning("alerts of %s are silenced by %s", _words(rule, subject), by or "somebody")
+        log.warning("nobody is told of %s for now: silenced by %s", named(rule, subject), by or "somebody")
         return made
 
     def unsilence(self, rule: str, subject: str | None) -> bool:
@@ -280,7 +280,7 @@ class Evaluation:
         there = any((each.rule, each.subject) == (rule, subject) for each in self.silences())
         self._register.forget(_SILENCE, _name(rule, subject), now)
         if there:
-            log.warning("alerts of %s are told again", _words(rule, subject))
+            log.warning("people are told of %s again", named(rule, subject))
         return there
 
 
@@ -309,8 +309,3 @@ def _ratios_since(now: float, life: float) -> float:
 
 def _name(rule: str, subject: str | None) -> str:
     return json.dumps([rule, subject])
-
-
-def _words(rule: str, subject: str | None) -> str:
-    named = "every rule" if rule == EVERY else rule
-    return named if subject is None else f"{named} about {subject}"

@@ -36,7 +36,7 @@ def test_a_silenced_alert_shows_marked_and_is_told_nobody(monitor, trouble, hear
     assert trouble(main=1) == {"main": "silenced", "other": "raised"}
     assert trouble(60) == {"other": "raised", "main": "resolved"}
     assert told(heard) == [("raised", "other")]
-    assert "alerts of wal_size about main are silenced by ada" in caplog.messages
+    assert "nobody is told of wal_size about main for now: silenced by ada" in caplog.messages
 
 
 def test_what_outlives_its_silence_is_told_then_and_once(monitor, trouble, heard):
