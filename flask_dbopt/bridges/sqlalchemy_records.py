@@ -66,7 +66,7 @@ class Record(_ConnectionRecord):
             loan.close()
 
     def invalidate(self, e: BaseException | None = None, soft: bool = False) -> None:
-        if self.berth is not None and e is not None and not soft:
+        if self.berth is not None and self.dbapi_connection is not None and e is not None and not soft:
             self.berth.is_lost = True
         super().invalidate(e, soft)
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.exc import OperationalError, PendingRollbackError, ProgrammingError
+from sqlalchemy import event
+from sqlalchemy.exc import DisconnectionError, OperationalError, PendingRollbackError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from flask_dbopt import DBOptimizer, signals
@@ -78,6 +79,24 @@ def test_a_file_replaced_while_connections_are_out_is_noticed_when_they_come_bac
         c.rollback()
         assert c.exec_driver_sql("SELECT count(*) FROM word").scalar() == 5
     assert [ask(engine), ask(engine)] == [5, 5]
+
+
+def test_a_file_replaced_just_before_a_connection_is_opened_anew_is_told_from_the_old_one(
+    dbopt: DBOptimizer, make_engine: Make, path: Path, tmp_path: Path
+) -> None:
+    engine = make_engine()
+    dbopt.attach(engine)
+    assert ask(engine) == 2000
+    fill(tmp_path / "new.db", 5)
+
+    @event.listens_for(engine, "checkout")
+    def replace(connection: Any, record: Any, borrowed: Any) -> None:
+        if (tmp_path / "new.db").exists():
+            (tmp_path / "new.db").replace(path)
+            raise DisconnectionError("the file is another")
+
+    assert [ask(engine), ask(engine)] == [5, 5]
+    assert lender(engine).stats().connections_num == 3, "the one in between is not trusted"
 
 
 def test_a_deleted_file_is_not_read_any_more(dbopt: DBOptimizer, make_engine: Make, path: Path) -> None:
@@ -394,3 +413,7 @@ def test_one_that_died_idle_is_not_lent(make_site: MakeSite, make_engine: Make) 
     del entry
     assert ask(engine) == 2000
     assert lender(engine).stats().connections_lost == 1
+    with engine.connect() as c:
+        c.detach()
+    assert ask(engine) == 2000
+    assert lender(engine).stats().connections_lost == 1, "one that was taken away is no loss"

@@ -244,11 +244,40 @@ def no_connection_to_be_had(engine: sa.Engine, account: list[str]) -> None:
         account.append(str(one(c)))
 
 
+def no_connection_to_be_had_again(engine: sa.Engine, account: list[str]) -> None:
+    faults: list[Exception] = []
+
+    @event.listens_for(engine, "do_connect")
+    def refuse(dialect: Any, record: Any, arguments: Any, keywords: Any) -> None:
+        if faults:
+            raise faults.pop()
+
+    with engine.connect() as c:
+        one(c)
+        c.invalidate()
+    faults.append(sqlite3.OperationalError("nobody there"))
+    with pytest.raises(OperationalError, match="nobody there"):
+        engine.connect()
+    account.append(f"{engine.pool.checkedin()} {engine.pool.checkedout()}")
+    with engine.connect() as c:
+        account.append(str(one(c)))
+
+
+def a_listener_that_connects_by_itself(engine: sa.Engine, account: list[str]) -> None:
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: Any, record: Any, arguments: Any, keywords: Any) -> Any:
+        account.append("do_connect")
+        return sqlite3.connect(":memory:", check_same_thread=False)
+
+    with engine.connect() as c:
+        account += [str(one(c)), type(c.connection.dbapi_connection).__name__]
+
+
 SCENES: list[Scene] = [
     loans_and_returns, a_raw_connection, info_of_connections, an_open_transaction, invalidation, soft_invalidation,
     a_detached_connection, a_closed_driver_connection, a_dropped_connection, dispose_in_the_middle,
     dispose_without_closing, a_listener_that_refuses, a_listener_that_fails_to_reset, listeners_that_come_and_go,
-    isolation_of_one_loan, no_connection_to_be_had,
+    isolation_of_one_loan, no_connection_to_be_had, no_connection_to_be_had_again, a_listener_that_connects_by_itself,
 ]  # fmt: skip
 
 OPTIONS: list[dict[str, Any]] = [
