@@ -72,7 +72,7 @@ class LogFile:
             return
         told = line
         if self.lost:
-            told = f"{stamp(now)} {os.getpid()} ERROR flask_dbopt: {self.lost} lines are lost: {self.problem}\n{line}"
+            told = f"{stamp(now)} {os.getpid()} ERROR flask_dbopt: lines lost: {self.lost}, {self.problem}\n{line}"
         try:
             self._write(f"{told}\n".encode(errors="backslashreplace"), now)
         except OSError as error:
@@ -149,7 +149,7 @@ class Logs:
     def notices(self) -> list[str]:
         """Where lines are lost, or never come, as sentences."""
         told = [
-            f"{file.path.name} cannot be written, {file.lost} lines are lost so far: {file.problem}"
+            f"{file.path.name} cannot be written (lines lost so far: {file.lost}): {file.problem}"
             for file in _outlet.files_of(self.folder)
             if file.lost
         ]

@@ -198,7 +198,8 @@ class Site:
             return self._refuse(admission)
         tried = self.access.sign_in(request, request.form.get("token", ""))
         if tried.door != "open":
-            log.warning("a wrong admin token was given by %s", request.remote_addr)
+            if not tried.wait:  # who has to wait is not even looked at; the audit log counts it
+                log.warning("a wrong admin token was given by %s", request.remote_addr)
             self._note_refusal("too many wrong tokens" if tried.wait else "wrong token")
             return self._refuse(tried)
         self.optimizer.audit.note("admin.sign_in", via="token")

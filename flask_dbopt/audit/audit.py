@@ -163,7 +163,7 @@ class Audit:
         """Where it is not at its best, as sentences."""
         if not self._lost:
             return []
-        return [f"the audit log is not written, {self._lost} entries are lost so far: {self.problem}"]
+        return [f"the audit log is not written (entries lost so far: {self._lost}): {self.problem}"]
 
 
 def _short(about: Mapping[str, Any]) -> dict[str, Any]:

@@ -222,7 +222,7 @@ def test_what_cannot_be_written_is_counted_said_and_told_later(path, caplog):
     assert '"deed":"backup.restore"' in caplog.text
     assert '"backup":"b7"' in caplog.text
     (notice,) = audit.notices()
-    assert "2 entries are lost so far: No space left on device" in notice
+    assert "(entries lost so far: 2): No space left on device" in notice
     path.unlink()
     audit.note("index.apply")
     assert audit.notices() == []

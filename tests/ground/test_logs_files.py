@@ -162,7 +162,7 @@ def test_a_full_disk_costs_lines_and_the_next_one_says_how_many(tmp_path):
     clock.now += 1
     file.append("here")
     first, second = path.read_text().splitlines()
-    assert "4 lines are lost: No space left" in first
+    assert "lines lost: 4, No space left" in first
     assert second == "here"
     assert not file.lost
 
@@ -187,7 +187,7 @@ file.append("c" * 60)
     lines = path.read_text().splitlines()
     assert lines[0] == "a" * 60
     assert lines[1] == "b" * 39
-    assert "1 lines are lost: File too large" in lines[2]
+    assert "lines lost: 1, File too large" in lines[2]
     assert lines[3] == "c" * 60
 
 

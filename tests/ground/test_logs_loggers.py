@@ -190,7 +190,7 @@ def test_it_is_said_when_lines_are_lost_or_cannot_come(logs):
     (logs.folder / "backup.log").symlink_to("/dev/full")
     logging.getLogger("flask_dbopt.backup").info("a backup")
     assert logs.notices() == [
-        f"backup.log cannot be written, 1 lines are lost so far: No space left on device ({logs.folder / 'backup.log'})"
+        f"backup.log cannot be written (lines lost so far: 1): No space left on device ({logs.folder / 'backup.log'})"
     ]
     POOL.disabled = True
     try:

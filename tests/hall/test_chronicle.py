@@ -196,8 +196,8 @@ def test_log_files_that_cannot_be_written_are_a_notice_and_nothing_else(tmp_path
     assert shop.app.test_client().get("/word/a").status_code == 200
     shop.dbopt.backups.take()
     notices = " ".join(shop.optimizer.notices())
-    assert "backup.log cannot be written, 2 lines are lost so far: " in notices
-    assert "the audit log is not written, 1 entries are lost so far: " in notices
+    assert "backup.log cannot be written (lines lost so far: 2): " in notices
+    assert "the audit log is not written (entries lost so far: 1): " in notices
     shop.optimizer.close()
 
 
