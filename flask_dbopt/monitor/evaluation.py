@@ -12,9 +12,9 @@ from flask_dbopt import signals
 from flask_dbopt.monitor import rules
 from flask_dbopt.monitor.alerts import EVERY, Alert, Finding, Key, Outcome, RuleState, Silence, named, settle
 from flask_dbopt.monitor.books import Books
-from flask_dbopt.monitor.evidence import Evidence, Facts, Watches
+from flask_dbopt.monitor.evidence import Evidence, Facts, Kept, Watches
 from flask_dbopt.monitor.figures import EndpointFigures, Worker
-from flask_dbopt.monitor.register import Register
+from flask_dbopt.monitor.register import Register, Series
 from flask_dbopt.settings.alert_rules import ALERT_RULES, FIGURES, nearest
 
 log = logging.getLogger("flask_dbopt.monitoring")
@@ -23,12 +23,14 @@ log = logging.getLogger("flask_dbopt.monitoring")
 SLOW_WINDOW, RATIO_WINDOW, EVENT_WINDOW = 300.0, 900.0, 3_600.0
 #: What happened in a worker's first seconds is left out of ratios: caches and pools begin empty.
 WARMING = 300.0
-#: Seconds between two looks at all endpoints' quantiles.
-ENDPOINTS_EVERY = 30.0
+#: Seconds between two readings: of counters, of all endpoints' quantiles, of what was measured (few times an hour).
+COUNTERS_EVERY, ENDPOINTS_EVERY, MEASURED_EVERY = 10.0, 30.0, 60.0
 #: Seconds after which it does not count any more what this worker knew to stand: another may have resolved it.
 KNOWN_FOR = 60.0
 #: Seconds that a silence with an end may last.
 LONGEST_SILENCE = 10 * 365 * 86_400.0
+#: The kinds of measurements that rules look at.
+MEASURED = ("disk", "rows", "rowids")
 #: Kinds of notes in the register.
 _SILENCE, _UNTOLD = "silence", "untold"
 
@@ -79,7 +81,9 @@ class Evaluation:
         self._known: tuple[float, list[Alert]] = float("-inf"), []
         self._ailing: set[str] = set()
         self._in_memory_since: float | None = None
-        self._endpoints: tuple[float, Mapping[str, tuple[int, float]]] = float("-inf"), {}
+        self._counters: Kept[tuple[dict[str, float], dict[str, float]]] = Kept(COUNTERS_EVERY)
+        self._endpoints: Kept[Mapping[str, tuple[int, float]]] = Kept(ENDPOINTS_EVERY)
+        self._measured: Kept[dict[str, dict[str, Series]]] = Kept(MEASURED_EVERY)
         self.thresholds = thresholds(settings)
         """Where each rule draws its line; None: it is off."""
         self.watches = Watches(self._register)
@@ -89,12 +93,17 @@ class Evaluation:
 
     def evaluate(self, now: float) -> None:
         """Apply the rules, keep what changed, and tell it."""
-        self.watches.take(now)
+        if self.watches.take(now):
+            self._measured.drop()
         unread = self._books.unread
         standing = self._standing(now)
         evidence = self._evidence(now)
         findings, blind = self._examine(evidence)
-        unseen = evidence.blind if self._books.unread == unread else {*evidence.blind, FIGURES}
+        unseen = set(evidence.blind)
+        if self._books.unread != unread:
+            unseen.add(FIGURES)
+            for kept in (self._counters, self._endpoints, self._measured):
+                kept.drop()
         blind |= {name for name, rule in ALERT_RULES.items() if rule.probe in unseen}
         outcome = settle(findings, standing, self._well_since, now, blind=blind)
         self._well_since = outcome.well_since
@@ -163,15 +172,17 @@ class Evaluation:
             slowest = self._books.peaks(now - SLOW_WINDOW, 0.0 if every_run else slow)
             if every_run and slowest:
                 slowest = dict([max(slowest.items(), key=lambda peak: peak[1])])
+        since = _ratios_since(now, life)
+        lately, hour = self._counters.get(now, lambda: (figures.counters(since), figures.counters(now - EVENT_WINDOW)))
         return Evidence(
             now=now,
             life=life,
             slowest=slowest,
-            endpoints=self._quantiles(now),
-            lately=figures.counters(_ratios_since(now, life)),
-            hour=figures.counters(now - EVENT_WINDOW),
+            endpoints=self._endpoints.get(now, lambda: self._quantiles(now)),
+            lately=lately,
+            hour=hour,
             watched=watched,
-            measured=self.watches.series(("disk", "rows", "rowids"), now),
+            measured=self._measured.get(now, lambda: {kind: self._register.series(kind) for kind in MEASURED}),
             blind=blind,
         )
 
@@ -179,12 +190,8 @@ class Evaluation:
         """Requests and p95 by endpoint, if somebody gave the rule a threshold: they take some reading."""
         if self.thresholds["slow_requests"] is None:
             return {}
-        asked, found = self._endpoints
-        if not 0 <= now - asked < ENDPOINTS_EVERY:
-            listed = self._figures.endpoints(now - RATIO_WINDOW)
-            found = {each.endpoint: (each.calls, each.p95 / 1000) for each in listed if each.endpoint}
-            self._endpoints = now, found
-        return found
+        listed = self._figures.endpoints(now - RATIO_WINDOW)
+        return {each.endpoint: (each.calls, each.p95 / 1000) for each in listed if each.endpoint}
 
     def _ledger(self) -> Facts:
         now = self._clock()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from flask_dbopt.monitor.register import Register, Series
 
@@ -18,8 +18,6 @@ Facts = Mapping[str, Mapping[str, float]]
 
 #: Seconds of a process's life before it takes its first measurement: starting is busy enough.
 SETTLED = 60.0
-#: Seconds for which measurements are not read again, unless this process took one: other workers take few.
-READ_AGAIN = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +70,25 @@ class _Gauge:
     due: float | None = None
 
 
+class Kept(Generic[T]):
+    """What was read a moment ago: it need not be read again for so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._kept: tuple[float, T] | None = None
+
+    def get(self, now: float, read: Callable[[], T]) -> T:
+        """As it is kept, or read now."""
+        kept = self._kept
+        if kept is None or not 0 <= now - kept[0] < self._seconds:
+            kept = self._kept = now, read()
+        return kept[1]
+
+    def drop(self) -> None:
+        """Read it next time."""
+        self._kept = None
+
+
 class Watches:
     """The probes of one process. None of them is asked on a request's way."""
 
@@ -80,7 +97,6 @@ class Watches:
         self._watches: dict[str, _Watch] = {}
         self._gauges: dict[str, _Gauge] = {}
         self._ailing: set[str] = set()
-        self._measured: tuple[float, dict[str, Mapping[str, Series]]] = float("-inf"), {}
 
     def watch(self, name: str, probe: Callable[[], Facts], every: float) -> None:
         """Ask ``probe`` when rules are applied, though not again within ``every`` seconds."""
@@ -103,8 +119,12 @@ class Watches:
                 told[name] = watch.answer
         return told, frozenset(self._watches.keys() - told.keys())
 
-    def take(self, now: float) -> None:
-        """Take the measurements that are due; one worker does it for all, and its successor goes on from there."""
+    def take(self, now: float) -> bool:
+        """Take the measurements that are due, and whether there were any.
+
+        One worker does it for all, and its successor goes on from there.
+        """
+        has_taken = False
         for name, gauge in list(self._gauges.items()):
             if gauge.due is None or gauge.due - now > gauge.every:
                 gauge.due = now + min(gauge.every, SETTLED)
@@ -118,15 +138,8 @@ class Watches:
             self._register.note("measured", name, now, now)
             for kind, figures in (self._ask(name, gauge.probe) or {}).items():
                 self._register.measure(kind, _with_text(figures), now, keep=gauge.keep)
-            self._measured = float("-inf"), {}
-
-    def series(self, kinds: Iterable[str], now: float) -> Mapping[str, Mapping[str, Series]]:
-        """What was measured of these kinds, by any worker."""
-        read, series = self._measured
-        if not 0 <= now - read < READ_AGAIN:
-            series = {kind: self._register.series(kind) for kind in kinds}
-            self._measured = now, series
-        return series
+            has_taken = True
+        return has_taken
 
     def _ask(self, name: str, probe: Callable[[], Facts]) -> Facts | None:
         try:

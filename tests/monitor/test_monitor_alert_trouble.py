@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from flask_dbopt.monitor.alerts import MOST_STANDING
-from flask_dbopt.monitor.register import MOST_RESOLVED
+from flask_dbopt.monitor.register import MOST_RESOLVED, Register
 
 
 @pytest.fixture
@@ -53,6 +53,31 @@ def test_a_ledger_that_cannot_be_read_for_a_while_raises_and_resolves_nothing_ag
     for _ in range(5):
         assert ("connection_leaked", "default") in look(monitor)
     assert [each for each in told(heard) if each[1] == "default"] == [("raised", "default")]
+
+
+def test_growth_that_was_told_stands_while_the_ledger_cannot_be_read(monitor, look, heard, path, clock):
+    tables = {"main.log": 20_000.0}
+    monitor.measure("tables", lambda: {"rows": tables}, every=3_600, keep=3 * 86_400)
+    look(monitor)
+    look(monitor, 60)
+    tables["main.log"] = 90_000.0
+    assert look(monitor, 86_400) == [("table_growth", "main.log")]
+    mend = spoil(path)
+    for _ in range(8):
+        assert ("table_growth", "main.log") in look(monitor)
+    mend()
+    for _ in range(8):
+        assert ("table_growth", "main.log") in look(monitor, 5)
+    assert [each for each in told(heard) if each[1] == "main.log"] == [("raised", "main.log")]
+
+
+def test_what_hardly_changes_is_not_read_at_every_look(monitor, look, monkeypatch):
+    asked = []
+    whole = Register.series
+    monkeypatch.setattr(Register, "series", lambda register, kind: asked.append(kind) or whole(register, kind))
+    for _ in range(12):
+        look(monitor, 5)
+    assert sorted(asked) == ["disk", "rowids", "rows"]
 
 
 def test_a_ledger_that_was_deleted_repeats_nothing(monitor, look, heard, path):
