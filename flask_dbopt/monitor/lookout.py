@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,7 @@ class Lookout:
         self._books = books
         self._register = Register(books)
         self._timer = timer
-        self._tidied = -inf
+        self._tidied: float | None = None
         self._is_ailing = False
 
     def sweep(self, worker: str, now: float) -> None:
@@ -70,7 +69,9 @@ class Lookout:
             found = [self._named(each, now) for each in self._watch.judge()]
             if found:
                 self._keep(found, now)
-            if not 0 <= now - self._tidied < KEPT:
+            if self._tidied is None:  # an app that is only made and closed shall not touch the ledger
+                self._tidied = now
+            elif not 0 <= now - self._tidied < KEPT:
                 self._tidied = now
                 self._tidy(now)
         except Exception:

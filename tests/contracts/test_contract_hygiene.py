@@ -188,6 +188,13 @@ def test_many_connections_leave_no_warning_and_no_descriptor(
     assert [each for each in gone if each() is not None] == []
 
 
+def test_an_app_that_is_only_made_and_closed_leaves_nothing_on_disk(tmp_path: Path) -> None:
+    app = Flask("shop", instance_path=str(tmp_path / "instance"))
+    DBOptimizer(app, database=tmp_path / "shop.db", log_dir="logs")
+    app.extensions["dbopt"].close()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_connection_given_back_after_the_end_is_closed(
     descriptors: Callable[[Path], list[str]], site: Flask, dbopt: DBOptimizer, path: Path
 ) -> None:
