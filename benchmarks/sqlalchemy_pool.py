@@ -92,6 +92,7 @@ def crowd(ask: Callable[[], None]) -> tuple[list[int], float]:
 
 
 def crowds(title: str, made: dict[str, sa.Engine], hold: float) -> None:
+    """Starved is who gets less than a hundredth of what the luckiest gets."""
     runs: dict[str, list[tuple[list[int], float]]] = {THEIRS: [], OURS: []}
 
     def asking(engine: sa.Engine) -> Callable[[], None]:
@@ -112,7 +113,7 @@ def crowds(title: str, made: dict[str, sa.Engine], hold: float) -> None:
     print(f"| {'-' * 36} | --------: | --------------: | ----------: | --------------: |")
     for name, taken in runs.items():
         rate = statistics.median(sum(turns) / SECONDS for turns, _ in taken)
-        starved = statistics.median(turns.count(0) for turns, _ in taken)
+        starved = statistics.median(sum(turn < max(turns) / 100 for turn in turns) for turns, _ in taken)
         spread = statistics.median(min(turns) / max(turns) for turns, _ in taken)
         wait = statistics.median(longest for _, longest in taken) * 1000
         print(f"| {name:<36} | {rate:>9.0f} | {starved:>15.0f} | {spread:>11.2f} | {wait:>15.1f} |")

@@ -6,7 +6,6 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from time import perf_counter
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -15,10 +14,10 @@ from sqlalchemy.pool import QueuePool
 
 from flask_dbopt.bridges.sqlalchemy_pool import FairPool, Lender, successor, suits
 from flask_dbopt.bridges.sqlalchemy_records import EngineConnector, Record
+from flask_dbopt.bridges.sqlalchemy_timing import Timing
 from flask_dbopt.databases import Database
 from flask_dbopt.engines.sqlite.connection import Connection, joined_connection
 from flask_dbopt.engines.sqlite.connector import arguments_of
-from flask_dbopt.engines.sqlite.road import announce
 from flask_dbopt.errors import ConfigurationError
 from flask_dbopt.optimizer import Optimizer
 from flask_dbopt.pool.stats import PoolStats
@@ -27,7 +26,6 @@ from flask_dbopt.pool.stats import PoolStats
 _attached: WeakKeyDictionary[Any, _Attachment] = WeakKeyDictionary()
 
 #: Our place in ``Connection.info``; a well-known recipe takes "query_start_time".
-_STARTED = "_dbopt_started"
 _FRESH = "_dbopt_fresh"
 
 
@@ -208,12 +206,11 @@ class _Attachment:
             self._time_by_events()
 
     def _time_by_events(self) -> None:
-        if not self._is_timed:
+        engine = self._engine()
+        if engine is not None and not self._is_timed:
             self._is_timed = True
-            timing = _EventTiming(self._database)
-            self._listen("before_cursor_execute", timing.before)
-            self._listen("after_cursor_execute", timing.after)
-            self._listen("handle_error", timing.failed)
+            for name, listener in Timing(self._database, engine.dialect).listeners.items():
+                self._listen(name, listener)
 
     def _dispose(self, *, close: bool) -> None:
         """Before and after a fork. A database in memory is its connection: there is nothing to open again."""
@@ -271,32 +268,3 @@ def _limit(milliseconds: int, connection: Any, record: Any) -> None:
     cursor.execute(f"SET statement_timeout = {milliseconds}")
     cursor.close()
     connection.commit()
-
-
-class _EventTiming:
-    """Times statements by SQLAlchemy's events, where the connection is not of our class."""
-
-    def __init__(self, database: Database) -> None:
-        self._road = database.road
-        self._record = database.road.record
-
-    def before(self, connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        if not isinstance(connection.connection.dbapi_connection, Connection):
-            announce(self._road, statement)
-            connection.info.setdefault(_STARTED, []).append(perf_counter())
-
-    def after(self, connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        started = connection.info.get(_STARTED)
-        if started:
-            began = started.pop()
-            road, seconds = self._road, perf_counter() - began
-            record = self._record(statement, seconds, cursor.rowcount, None, False, began)
-            if seconds >= road.slow:
-                road.sample(record, parameters if road.keeps_parameters else None)
-
-    def failed(self, context: Any) -> None:
-        started = context.connection.info.get(_STARTED) if context.connection is not None else None
-        if started and context.statement is not None:
-            error = type(context.original_exception).__name__
-            began = started.pop()
-            self._record(context.statement, perf_counter() - began, -1, error, False, began)

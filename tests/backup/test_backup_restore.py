@@ -135,7 +135,12 @@ def test_the_state_before_a_restore_was_backed_up_and_can_be_put_back(build: Bui
     assert safety.verified_at is not None
     backups.restore(safety.id)
     assert dump(tmp_path / "app.db") == before
-    assert [name for name in told if name != "deed_done"] == ["backup_started", "backup_finished", "restore_finished", "restore_finished"]
+    assert [name for name in told if name != "deed_done"] == [
+        "backup_started",
+        "backup_finished",
+        "restore_finished",
+        "restore_finished",
+    ]
     assert choose(backups.list(), "latest") == record
 
 

@@ -110,15 +110,13 @@ def test_a_connection_that_is_out_while_we_come_is_timed_when_it_comes_back(
     engine = make_engine(poolclass=StaticPool)
     with engine.connect() as c:
         dbopt.attach(engine)
-        assert c.execute(COUNT, {"like": "%1%"}).scalar_one() == 1010 or True
+        assert c.execute(COUNT, {"like": "%1%"}).scalar_one() > 0
     ask(engine)
     with engine.connect() as c, pytest.raises(OperationalError, match="no such column"):
         c.exec_driver_sql("SELECT missing FROM word")
     (good,) = [each for each in dbopt.monitor.queries() if "count" in each.query]
     (bad,) = [each for each in dbopt.monitor.queries() if "missing" in each.query]
     assert (good.calls, bad.errors) == (1, 1)
-    with engine.connect() as c:
-        assert not c.info.get("_dbopt_started")
 
 
 def test_attaching_again_changes_nothing(dbopt: DBOptimizer, make_engine: Make) -> None:
@@ -198,12 +196,40 @@ def test_another_database_system_is_timed_by_events(dbopt: DBOptimizer) -> None:
         c.execute(sa.text("INSERT INTO word VALUES (:n)"), [{"n": 2}, {"n": 3}])
         with pytest.raises(OperationalError):
             c.exec_driver_sql("SELECT wrong FROM word")
-        assert not c.info["_dbopt_started"]
+        assert not c.info
     assert {each.query: each.rows for each in dbopt.monitor.queries()}["INSERT INTO word VALUES (?)"] == 3
     assert dbopt.optimizer.databases["foreign"].pool is None
     assert dbopt.optimizer.databases["foreign"].pool_stats().connections_num == 1
     with pytest.raises(ConfigurationError, match=r"connect\(\) opens SQLite databases"):
         dbopt.connect("foreign")
+    engine.dispose()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_another_listener_that_runs_statements_is_asked_and_timed_with_them(dbopt: DBOptimizer, first: bool) -> None:
+    engine = sa.create_engine("sqlite://", poolclass=StaticPool)
+    engine.dialect.driver = "another"
+    if first:
+        dbopt.attach(engine, "foreign")
+
+    @event.listens_for(engine, "do_execute_no_params")
+    @event.listens_for(engine, "do_execute")
+    def run(cursor: Any, statement: str, *_: Any) -> bool:
+        seen.append(statement)
+        if "42" in statement:
+            cursor.execute("SELECT 'by another'")
+        return "42" in statement
+
+    seen: list[str] = []
+    dbopt.attach(engine, "foreign")
+    with engine.connect() as c:
+        assert c.exec_driver_sql("SELECT 42").scalar() == "by another"
+        assert c.exec_driver_sql("SELECT 7").scalar() == 7
+        options = c.execution_options(no_parameters=True)
+        assert options.exec_driver_sql("SELECT '%'").scalar() == "%"
+    assert seen[-3:] == ["SELECT 42", "SELECT 7", "SELECT '%'"]
+    calls = sum(each.calls for each in dbopt.monitor.queries())
+    assert calls == (len(seen) if first else len(seen) - 1), "what another has run before we are asked is not ours"
     engine.dispose()
 
 
