@@ -16,7 +16,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
+from tempfile import gettempdir
 
 from flask import Flask
 
@@ -74,7 +76,7 @@ def make_read_only(path: Path) -> None:
     for file in (*path.parent.iterdir(), path.parent):
         file.chmod(0o555 if file.is_dir() else 0o444)
     if os.getuid() == 0:
-        for folder in path.parents[:6]:
+        for folder in takewhile(lambda parent: parent != Path(gettempdir()), path.parents):
             folder.chmod(folder.stat().st_mode | 0o055)
         os.setuid(65_534)
 
