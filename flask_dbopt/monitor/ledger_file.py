@@ -161,10 +161,12 @@ class LedgerFile:
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Make the file ours, or find that it is not."""
+        connection.execute("BEGIN")  # one look: between two, another worker may have made the file
         application, version = _made_by(connection)
+        is_new = not application and not version and not connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+        connection.execute("COMMIT")
         if application == schema.APPLICATION and version > schema.VERSION:
             raise LedgerForeignError(f"{self.path} was written by a newer version of Flask-DBOpt")
-        is_new = not application and not version and not connection.execute("SELECT 1 FROM sqlite_master").fetchone()
         if not is_new and (application != schema.APPLICATION or version not in (schema.VERSION, *schema.UPGRADES)):
             raise LedgerForeignError(f"{self.path} is a database of something else")
         if is_new:  # it has nothing to lose: to make it takes 3.9 ms so, and 7.8 with waits for the disk

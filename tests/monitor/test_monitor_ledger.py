@@ -32,6 +32,25 @@ def calls(monitor):
 # --- real processes ---
 
 
+def test_a_ledger_that_another_worker_makes_between_two_looks_is_not_taken_for_a_strangers(build, serve, clock, path):
+    ledger_file = sys.modules["flask_dbopt.monitor.ledger_file"]
+    plain, others = ledger_file._made_by, [build() for _ in range(2)]
+    serve(others[0], "a", ("SELECT 1", 0.01))
+
+    def meanwhile(connection):
+        found = plain(connection)
+        if others:
+            others.pop().sweep(clock.now)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ledger_file, "_made_by", meanwhile)
+        monitor = build()
+        serve(monitor, "a", ("SELECT 1", 0.01))
+        monitor.sweep(clock.now)
+    assert not any("something else" in notice for notice in monitor.notices())
+
+
 def test_four_workers_that_flush_at_once_add_up_exactly(build, path):
     workers = [start(path, rounds=25, each=40) for _ in range(4)]
     for worker in workers:
