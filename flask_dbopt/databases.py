@@ -112,6 +112,8 @@ class Databases(dict[str, Database]):
         self._clock = clock
         self._is_kept = is_kept
         self._told = 0.0
+        self.finding = threading.RLock()
+        """One thread at a time finds what there is: an app's first requests come together."""
         monitor.see_by(self)
 
     @property
@@ -144,6 +146,23 @@ class Databases(dict[str, Database]):
         """Whether the app has connections to it that are in no transaction unless it begins one."""
         connector = self[database].connector if database in self else None
         return connector is not None and connector.autocommits
+
+    def let_go(self) -> None:
+        """Before a fork: no handle that nobody uses."""
+        for database in list(self.values()):
+            if database.pool is not None:
+                database.pool.let_go()
+
+    def abandon(self) -> None:
+        """After it, in the child: locks and connections of its own."""
+        self.finding = threading.RLock()
+        for database in self.values():
+            if database.pool is not None:
+                database.pool.abandon()
+            if database.lane is not None:
+                database.lane.abandon()
+            if database.advisor is not None:
+                database.advisor.abandon()
 
     def adopt(self, name: str, place: str | os.PathLike[str]) -> Database:
         """Take care of a SQLite file (a path or ``file:`` URI); one that is known already keeps its name."""

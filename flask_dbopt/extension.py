@@ -183,7 +183,8 @@ class DBOptimizer:
 
         optimizer = self._optimizer(_cv_app.get(None))
         if optimizer.settings.enabled:
-            sqlalchemy.attach(optimizer, engine, name or "default")
+            with optimizer.databases.finding:
+                sqlalchemy.attach(optimizer, engine, name or "default")
 
     def engine_options(self, name: str | None = None) -> dict[str, Any]:
         """Keyword arguments for ``create_engine`` on the database's URL; as ``attach`` for a new engine."""
@@ -312,16 +313,17 @@ def settle(app: Flask | None, optimizer: Optimizer) -> None:
     """Find the databases that the app has set up by now; in its context. Each is taken once."""
     if app is None:
         return
-    extension = app.extensions.get("sqlalchemy")
-    if extension is not None:
-        from flask_dbopt.bridges import sqlalchemy
+    with optimizer.databases.finding:
+        extension = app.extensions.get("sqlalchemy")
+        if extension is not None:
+            from flask_dbopt.bridges import sqlalchemy
 
-        care = sqlalchemy.attach if optimizer.settings.enabled else sqlalchemy.adopt
-        for name, engine in sqlalchemy.find(extension).items():
-            care(optimizer, engine, name)
-    place = app.config.get("DATABASE")
-    if "default" not in optimizer.databases and isinstance(place, (str, os.PathLike)):
-        adopt(optimizer, "default", place)
+            care = sqlalchemy.attach if optimizer.settings.enabled else sqlalchemy.adopt
+            for name, engine in sqlalchemy.find(extension).items():
+                care(optimizer, engine, name)
+        place = app.config.get("DATABASE")
+        if "default" not in optimizer.databases and isinstance(place, (str, os.PathLike)):
+            adopt(optimizer, "default", place)
 
 
 def plain_connection(database: Database, readonly: bool, arguments: dict[str, Any]) -> sqlite3.Connection:

@@ -281,9 +281,7 @@ class Optimizer:
 
     def let_go(self) -> None:
         """Before a fork, in the parent: close every handle that nobody is using; it is opened again when needed."""
-        for database in self.databases.values():
-            if database.pool is not None:
-                database.pool.let_go()
+        self.databases.let_go()
         self.cache.let_go()
         self.monitor.let_go()
         for duty in self.parent_duties:
@@ -296,13 +294,7 @@ class Optimizer:
         self.chronicle.abandon()
         self.monitor.abandon()
         self.cache.abandon()
-        for database in self.databases.values():
-            if database.pool is not None:
-                database.pool.abandon()
-            if database.lane is not None:
-                database.lane.abandon()
-            if database.advisor is not None:
-                database.advisor.abandon()
+        self.databases.abandon()
         for duty in self.child_duties:
             duty()
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,15 @@ class Line(Base):
 
 
 Make = Callable[..., Flask]
+
+
+@pytest.fixture
+def fast_switches() -> Iterator[None]:
+    """Threads take turns some thousand times as often."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
 
 
 @pytest.fixture
@@ -115,6 +127,33 @@ def test_its_engines_are_found_whoever_comes_first(make_site: Make, kind: str, f
     assert calls(dbopt, "FROM word") == 2
     (figures,) = [each for each in dbopt.monitor.endpoints(None) if each.endpoint == "index"]
     assert figures.calls == 2
+
+
+def test_an_apps_first_requests_come_together_and_its_engine_is_taken_once(tmp_path: Path, fast_switches: None) -> None:
+    for attempt in range(10):
+        site = Flask("site", instance_path=str(tmp_path / "instance"))
+        site.testing = True
+        site.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{tmp_path}/{attempt}.db"
+        db = flask_sqlalchemy.SQLAlchemy(site)
+        dbopt = DBOptimizer(site)
+
+        @site.get("/")
+        def index(db: Any = db) -> str:
+            return str(db.session.execute(sa.text("SELECT 42")).scalar_one())
+
+        together = threading.Barrier(8)
+
+        def ask(site: Flask = site, together: threading.Barrier = together) -> str:
+            together.wait()
+            return site.test_client().get("/").text
+
+        with ThreadPoolExecutor(8) as threads:
+            assert {task.result() for task in [threads.submit(ask) for _ in range(8)]} == {"42"}
+        assert calls(dbopt, "SELECT ?") == 8, "each counted once"
+        assert len(dbopt.optimizer.databases["default"].pools) == 2, "one of the engine, one of raw connections"
+        with site.app_context():
+            db.engine.dispose()
+        site.extensions["dbopt"].close()
 
 
 def test_binds_without_a_default_are_found(make_site: Make, tmp_path: Path) -> None:
