@@ -19,11 +19,17 @@ from flask_dbopt.engines.protocol import Footprint
 WORTH: Final = 25e-6
 # A run of this cost says by itself that the statement is expensive; less may be a cold start or a busy machine.
 SURE: Final = 2e-3
+# What asking the engine for its token takes at most where that holds; where many threads want the interpreter it takes
+# ten times as long, as cheap queries do.
+_USUAL: Final = 15e-6
+_DEAREST: Final = 1e-3
 
 # What a statement begins with for its first run, however slow: nine or ten point SELECTs use it up. And the most
 # that it can save.
 _TRUST: Final = 7 * WORTH
 _PROVED: Final = 1000 * WORTH
+#: How much of its dearest run a statement keeps at each cheaper one.
+_FADING: Final = 0.9
 
 # Seconds until the engine is asked again. A schema seldom changes; what it could not say for a lock, it soon can.
 _REFUSAL: Final = 60.0
@@ -84,6 +90,29 @@ def weigh(rows: Sequence[Any], row_types: Collection[type]) -> int | None:
     return size + len(rows) * 64
 
 
+class Price:
+    """What a look-up costs here and now: a running median."""
+
+    __slots__ = ("_seconds", "factor")
+
+    def __init__(self) -> None:
+        self._seconds = _USUAL
+        self.factor = 1.0
+        """How much dearer it is than usual."""
+
+    def paid(self, seconds: float) -> None:
+        """One took so long, by the clock on the wall."""
+        self._step(1.05 if seconds > self._seconds else 0.95)
+
+    def fade(self) -> None:
+        """Time went by: where look-ups grew dear few are made, and nobody would notice that they are cheap again."""
+        self._step(0.5)
+
+    def _step(self, factor: float) -> None:
+        self._seconds = min(max(self._seconds * factor, _USUAL), _DEAREST)
+        self.factor = self._seconds / _USUAL
+
+
 class Statement:
     """One SQL text that was found worth looking up, and how that has paid so far.
 
@@ -98,6 +127,7 @@ class Statement:
         "footprint",
         "hits",
         "latest",
+        "most",
         "paid_lately",
         "pause",
         "shape",
@@ -107,6 +137,7 @@ class Statement:
     )
 
     def __init__(self, sql: str, shape: str, balance: float, latest: float, worth: float = WORTH) -> None:
+        """``worth``: seconds that a look-up has to save; its owner changes that."""
         self.sql = sql
         self.shape = shape
         """Its text without literals: what may be told to others."""
@@ -117,6 +148,8 @@ class Statement:
         self.worth = worth
         self.latest = latest
         """What its latest run cost, and so what the next one may, in seconds."""
+        self.most: float | None = None
+        """What its dearer runs cost by ``measured``: a run told by the clock on the wall costs no more than that."""
         self.fits = True
         """Whether the latest result that was offered could be kept, for its size and its values."""
         self.paid_lately = False
@@ -151,10 +184,18 @@ class Statement:
         self.balance = min(self.balance, 4 * self.worth)
 
     def ran(self, seconds: float, before: float = 0.0) -> None:
-        """One more run, or the rest of one of which ``before`` is counted already."""
+        """One more run by the clock on the wall, or the rest of one of which ``before`` is counted already."""
+        if self.most is not None and seconds > self.most:
+            # Other threads had the interpreter meanwhile, as they have of all statements.
+            seconds, before = self.most, min(before, self.most)
         # Not locked: an update that another thread's overtakes is one run less to judge by.
         self.latest = seconds
         self.balance = min(self.balance + seconds - (before or self.worth), _PROVED)
+
+    def measured(self, seconds: float) -> None:
+        """One more run, in processor time."""
+        self.most = seconds if self.most is None else max(seconds, _FADING * self.most)
+        self.ran(seconds)
 
     def is_worth_it(self) -> bool:
         return self.balance > 0

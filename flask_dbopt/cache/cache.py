@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from time import perf_counter
 from typing import Any, Final
 
-from flask_dbopt.cache.admission import SURE, WORTH, Admission, Doorkeeper, Sight, Statement, remember, weigh
+from flask_dbopt.cache.admission import SURE, WORTH, Admission, Doorkeeper, Price, Sight, Statement, remember, weigh
 from flask_dbopt.cache.answer import Kept, Ticket
 from flask_dbopt.cache.key import key_of, weight_of
 from flask_dbopt.cache.stats import CacheStats
@@ -37,7 +38,7 @@ class Shelf:
     """One database's part of the cache: what a cursor sees of it."""
 
     worth: float = WORTH
-    """Seconds; what is cheaper than this is not looked up."""
+    """Seconds; what is cheaper than this is not looked up, where look-ups cost what they usually do."""
 
     def __init__(self, cache: Cache, database: str, watcher: Watcher) -> None:
         self.database = database
@@ -51,6 +52,7 @@ class Shelf:
         self.worthy.clear()
         self._admission = Admission(self._cache._clock)
         self._doorkeeper = Doorkeeper(4 * self._cache._store.max_entries, self._cache._clock)
+        self._price = Price()
         self._used = False
         self._idle_since: float | None = None
         """The sweep that last found it used; None while it watches nothing."""
@@ -75,10 +77,11 @@ class Shelf:
 
         ``before`` is the part of it that was told already: the execution, when ``seconds`` has the fetching too.
         """
-        statement = self.worthy.get(sql)
+        statement, worth = self.worthy.get(sql), self.worth * self._price.factor
         if statement is not None:
+            statement.worth = worth
             statement.ran(seconds, before)
-        elif seconds > self.worth and (before <= self.worth or before <= SURE < seconds):
+        elif seconds > worth and (before <= worth or before <= SURE < seconds):
             self._consider(sql, seconds)
 
     def _search(
@@ -103,7 +106,7 @@ class Shelf:
         token = None
         if entry is not None:
             # Read after the entry was found: whatever was committed until now shows.
-            token = self._watcher.token(identity)
+            token = self._token(identity)
             if token is not None and token == entry.token:
                 if entry.seconds < SURE and statement.is_to_be_proved():
                     return self._ticket(statement, key, token, identity, generation, on_trial=False)
@@ -127,10 +130,17 @@ class Shelf:
         if not fill:
             return None
         if token is None:
-            token = self._watcher.token(identity)
+            token = self._token(identity)
             if token is None:
                 return None
         return self._ticket(statement, key, token, identity, generation, on_trial)
+
+    def _token(self, identity: Identity | None) -> Hashable | None:
+        """Asked of the engine, whose answer is most of what a look-up costs."""
+        start = perf_counter()
+        token = self._watcher.token(identity)
+        self._price.paid(perf_counter() - start)
+        return token
 
     def _ticket(
         self,
@@ -148,14 +158,15 @@ class Shelf:
 
     def _keep(self, ticket: Ticket, rows: Sequence[Any], description: Any, seconds: float) -> bool:
         cache, statement, key = self._cache, ticket.statement, ticket.key
+        statement.worth = worth = self.worth * self._price.factor
         size = weigh(rows, self._watcher.row_types) if len(rows) <= ticket.max_rows else None
         if size is not None:
             size += weight_of(key)
-        statement.ran(seconds)
+        statement.measured(seconds)
         statement.fits = size is not None and size <= cache._max_result
-        if size is None or not statement.fits or seconds <= self.worth:
+        if size is None or not statement.fits or seconds <= worth:
             with cache._lock:
-                if cache._store.drop(key) and seconds <= self.worth:
+                if cache._store.drop(key) and seconds <= worth:
                     statement.disproved()
                 self._doorkeeper.turn_away(key)
                 cache._refused += 1
@@ -218,6 +229,7 @@ class Shelf:
 
     def _sweep(self, now: float) -> None:
         """Drop what became untrue; a shelf that nobody used for long lets go of its file."""
+        self._price.fade()
         if self._used:
             self._used, self._idle_since = False, now
         if self._idle_since is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import get_ident
@@ -15,12 +15,12 @@ from urllib.parse import quote, unquote, urlsplit
 
 from flask_dbopt.engines.protocol import Condition, Identity
 from flask_dbopt.engines.sqlite.connection import Connection, Returned, forget_fault, joined_connection, take_cursors
+from flask_dbopt.engines.sqlite.identity import identity_of, pinned_if_there
 from flask_dbopt.engines.sqlite.limits import Limits, Refused, ours
 from flask_dbopt.engines.sqlite.policy import Policy, ReadOnly
 from flask_dbopt.engines.sqlite.road import Road, note
 from flask_dbopt.engines.sqlite.tuning import Fault, Tuning
 from flask_dbopt.engines.sqlite.turns import Turns
-from flask_dbopt.engines.sqlite.watcher import pinned
 from flask_dbopt.errors import DatabaseUnavailable
 
 #: Seconds to wait for a lock while tuning: a locked file is no reason to hold up whoever asked for a connection.
@@ -28,7 +28,6 @@ _TUNING_TIMEOUT = 0.5
 
 _rollback = sqlite3.Connection.rollback
 _total_changes = sqlite3.Connection.total_changes.__get__
-_stat = os.stat
 
 
 #: A statement's time limit where ``connect`` was not told of one: ``DBOPT_MONITOR_STATEMENT_TIMEOUT``.
@@ -84,11 +83,11 @@ class SQLiteConnector:
         """
         self.place = os.fspath(place)
         self.path = path_of(self.place)
-        self._path_bytes = os.fsencode(self.path)
+        self.identity: Callable[[], Identity | None] = identity_of(self.path)
         self.faults: tuple[Fault, ...] = ()
+        """What the newest connection did not take of the tuning."""
         self.autocommits = False
         """Whether a connection was seen that is in no transaction unless the app begins one."""
-        """What the newest connection did not take of the tuning."""
         # A query of its own (immutable, nolock, vfs) may make it read another state than everybody else.
         self._is_shared = not (self.place.startswith("file:") and "?" in self.place)
         self._tuning = tuning
@@ -252,14 +251,6 @@ class SQLiteConnector:
             return f"{path} is damaged; flask db-opt restore brings back the last backup"
         return f"the file is {path}"
 
-    def identity(self) -> Identity | None:
-        try:
-            # At each checkout: a Path would cost as much again, and encoding a str a tenth.
-            found = _stat(self._path_bytes)
-        except OSError:
-            return None
-        return found[2], found[1]  # device and inode; by number, as they come quicker so
-
     def lend(self, connection: Connection, give_back: Callable[[Any], None]) -> None:
         connection.__class__ = Connection
         # Set again here too: whoever kept the returned handle could still set these two.
@@ -325,17 +316,6 @@ class SQLiteConnector:
             sqlite3.Connection.close(connection)
         if connection._turn is not None and self._turns is not None:
             self._turns.leave(connection)
-
-
-@contextlib.contextmanager
-def pinned_if_there(path: str) -> Iterator[Identity | None]:
-    """``pinned``, or None where there is no file yet."""
-    with contextlib.ExitStack() as stack:
-        try:
-            identity = stack.enter_context(pinned(path))
-        except OSError:
-            identity = None
-        yield identity
 
 
 def _run(connection: sqlite3.Connection, sql: str) -> None:

@@ -9,34 +9,18 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable
 from itertools import count
 from typing import Final
 from urllib.parse import quote
 
 from flask_dbopt.engines.protocol import Footprint, Identity
 from flask_dbopt.engines.sqlite.footprint import footprint_of
+from flask_dbopt.engines.sqlite.identity import pinned
 from flask_dbopt.forks import keep_forever
 
 _FOOTPRINTS: Final = 2048
 _epochs = count(1)
-
-
-@contextmanager
-def pinned(path: str | os.PathLike[str]) -> Iterator[Identity]:
-    """Which file is at this path; inside it, no other file gets the same inode number.
-
-    So a path that still names this file at the end named it all the time. Only such a descriptor (O_PATH) may
-    be closed: closing any other one would drop the locks that SQLite holds on the file.
-    """
-    pin = os.open(path, os.O_PATH | os.O_CLOEXEC) if hasattr(os, "O_PATH") else None
-    try:
-        found = os.stat(path if pin is None else pin)  # noqa: PTH116
-        yield found.st_dev, found.st_ino
-    finally:
-        if pin is not None:
-            os.close(pin)
 
 
 class SQLiteWatcher:
