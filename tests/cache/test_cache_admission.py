@@ -13,6 +13,7 @@ from flask_dbopt.cache.admission import (
     WORTH,
     Admission,
     Doorkeeper,
+    Price,
     Sight,
     Statement,
     is_lasting,
@@ -90,6 +91,45 @@ def test_a_run_told_in_two_parts_counts_once() -> None:
         parted.ran(0.4 * WORTH)
         parted.ran(0.5 * WORTH, before=0.4 * WORTH)
     assert parted.balance == pytest.approx(whole.balance) == pytest.approx(7.5 * WORTH)
+
+
+def test_a_run_told_by_the_wall_clock_costs_no_more_than_runs_were_measured_to() -> None:
+    crowded, slow = statement(balance=10 * WORTH), statement(balance=10 * WORTH)
+    crowded.measured(0.2 * WORTH)
+    slow.measured(2 * WORTH)
+    for _ in range(20):  # the interpreter was with others
+        crowded.ran(100 * WORTH)
+        slow.ran(100 * WORTH)
+    assert not crowded.is_worth_it()
+    assert slow.is_worth_it()
+
+
+def test_the_dearest_measured_run_fades() -> None:
+    once_slow = statement(balance=WORTH)
+    once_slow.measured(100 * WORTH)
+    for _ in range(50):
+        once_slow.measured(0.1 * WORTH)
+    before = once_slow.balance
+    once_slow.ran(100 * WORTH)
+    assert once_slow.balance < before
+
+
+def test_where_look_ups_are_dear_more_has_to_be_saved_by_one_until_they_are_cheap_again() -> None:
+    price = Price()
+    for _ in range(200):
+        price.paid(5e-6)
+    assert price.factor == 1.0
+    price.paid(1.0)  # once says little
+    assert price.factor < 1.1
+    for _ in range(200):
+        price.paid(150e-6)
+    assert price.factor == pytest.approx(10.0, rel=0.1)
+    for _ in range(1000):
+        price.paid(1.0)
+    assert price.factor < 100, "whatever happens, a query of some milliseconds is looked up"
+    for _ in range(10):
+        price.fade()
+    assert price.factor == 1.0
 
 
 def test_what_a_slow_time_saved_up_is_spent_within_some_thousand_cheap_runs() -> None:

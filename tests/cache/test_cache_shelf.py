@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,31 @@ def test_a_cheap_run_teaches_nothing(bench: Bench) -> None:
         bench.shelf.learn(SQL, bench.shelf.worth)
         assert bench.shelf.look(SQL, (1,), FACTORIES) is None
     assert bench.cache.stats().lookups == 0
+
+
+def test_where_a_look_up_costs_more_than_a_query_the_query_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As among many threads, where each of its system calls waits for the interpreter."""
+    plain = SQLiteWatcher.token
+
+    def dear(self: SQLiteWatcher, identity: Any = None) -> Any:
+        time.sleep(0.001)
+        return plain(self, identity)
+
+    monkeypatch.setattr(SQLiteWatcher, "token", dear)
+    cost = 20 * bench.shelf.worth
+    for _ in range(300):
+        bench.shelf.learn(SQL, cost)
+        if isinstance(found := bench.shelf.look(SQL, (1,), FACTORIES), Ticket):
+            found.keep([("a",)], None)
+    before = bench.cache.stats().lookups
+    for _ in range(100):
+        bench.shelf.learn(SQL, cost)
+        bench.shelf.look(SQL, (1,), FACTORIES)
+    assert bench.cache.stats().lookups == before
+    bench.shelf.learn(SQL, 100 * cost)
+    bench.shelf.learn(SQL, 100 * cost)
+    bench.shelf.look(SQL, (1,), FACTORIES)
+    assert bench.cache.stats().lookups > before, "an expensive one is worth even that"
 
 
 def test_each_parameter_value_type_and_factory_has_its_own_result(bench: Bench) -> None:
