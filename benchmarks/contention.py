@@ -29,7 +29,6 @@ from flask import Flask, g
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import text
 
-from benchmarks.interleave import Batch, race, show
 from flask_dbopt import DBOptimizer
 
 PROCESSES, THREADS = 4, 4
@@ -38,13 +37,10 @@ SECONDS = 3.0
 WARMING = 1.5
 ROUNDS = 5
 COUNTERS = 16
-ROWS = 20_000
 
 READ = "SELECT value FROM counter WHERE id = ?"
 WRITE = "UPDATE counter SET value = ? WHERE id = ?"
 TUNING = "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA cache_size=-10000; PRAGMA mmap_size=268435456"
-
-
 BASE = {
     "SERVER_NAME": "localhost",
     "SERVER_PORT": "80",
@@ -65,7 +61,7 @@ class Tally:
     reads: int = 0
     locked: int = 0
     worst: float = 0.0
-    """Seconds of the slowest write that succeeded or failed."""
+    """Seconds, of a write that succeeded or failed."""
 
 
 class Contender(ABC):
@@ -357,38 +353,6 @@ def contention(seconds: float = SECONDS, rounds: int = ROUNDS) -> dict[str, list
     return runs
 
 
-def iteration(folder: Path, rounds: int = 60) -> None:
-    """Row by row through a long result: the driver's own loop, on a connection of ours."""
-    path = folder / "rows.db"
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(TUNING)
-        connection.execute("CREATE TABLE entry (id INTEGER PRIMARY KEY, word TEXT, uses INTEGER)")
-        connection.executemany(
-            "INSERT INTO entry VALUES (?, ?, ?)", ((number, f"word {number}", number % 7) for number in range(ROWS))
-        )
-        connection.commit()
-    app = Flask("iteration", instance_path=str(folder / "instance"))
-    app.config["DBOPT_CACHE_ENABLED"] = False  # or the cache would answer, and nothing be iterated
-    dbopt = DBOptimizer(app, database=path)
-    raw = sqlite3.connect(path)
-    raw.executescript(TUNING)
-
-    def iterate(connection: Any) -> Batch:
-        def run(count: int) -> None:
-            for _ in range(count):
-                for _row in connection.execute("SELECT id, word, uses FROM entry"):
-                    pass
-
-        return run
-
-    ours = dbopt.connect()
-    results = race({"sqlite3": iterate(raw), "Flask-DBOpt": iterate(ours)}, count=1, rounds=rounds)
-    show(f"Iterating {ROWS} rows", results, "sqlite3")
-    ours.close()
-    raw.close()
-    app.extensions["dbopt"].close()
-
-
 def main() -> None:
     if len(sys.argv) > 4:
         name, path, seconds, seed = sys.argv[1:]
@@ -396,8 +360,6 @@ def main() -> None:
         return
     asked = sys.argv[1:]
     contention(float(asked[0]) if asked else SECONDS, int(asked[1]) if asked[1:] else ROUNDS)
-    with tempfile.TemporaryDirectory() as name:
-        iteration(Path(name))
 
 
 if __name__ == "__main__":
