@@ -137,7 +137,8 @@ def folding(dbopt: DBOptimizer) -> float:
 def iteration(folder: Path, path: Path) -> None:
     """Row by row through a long result: the driver's own loop, on a connection of ours."""
     # Without the cache, which would answer, and nothing be iterated.
-    dbopt = DBOptimizer(make_app("iteration", folder, DBOPT_CACHE_ENABLED=False), database=path)
+    app = make_app("iteration", folder, DBOPT_CACHE_ENABLED=False)
+    dbopt = DBOptimizer(app, database=path)
     raw, ours = connect(path), dbopt.connect()
 
     def iterate(connection: Any) -> Batch:
@@ -152,7 +153,7 @@ def iteration(folder: Path, path: Path) -> None:
     show("Iterating 20,000 rows", results, "raw sqlite3")
     ours.close()
     raw.close()
-    dbopt.optimizer.close()
+    app.extensions["dbopt"].close()
 
 
 def requests(folder: Path, path: Path) -> None:
