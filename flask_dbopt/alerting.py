@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 #: The counter that each of these events adds to; the rules about them look at an hour of it.
 COUNTED: Mapping[str, str] = {
     "connection_leaked": "leaks.{database}.{borrower}",
-    "n_plus_one_detected": "n_plus_one.{endpoint}",
     "suspicious_query": "suspicious.{endpoint}",
 }
 #: The limit of a WAL that is left to SQLite.

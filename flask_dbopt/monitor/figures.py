@@ -59,7 +59,7 @@ class EndpointFigures:
     repeated: int = 0
     """Runs of a statement that the same request had run before."""
     n_plus_one: int = 0
-    """How often a request ran one statement DBOPT_MONITOR_N_PLUS_ONE times or more."""
+    """Requests that ran one statement DBOPT_MONITOR_N_PLUS_ONE times or more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,7 +190,8 @@ class Intake:
             if done.repeated:
                 batch.repeated += done.repeated
                 if done.groups:
-                    batch.n_plus_one += len(done.groups)
+                    batch.n_plus_one += 1
+                    self.tally.count(f"n_plus_one.{endpoint}", 1, at)
                     self._tell_repeats(done, endpoint, at)
                     self._remark(cost, done, endpoint, at)
             if seconds > batch.slowest and (records or done.earlier):

@@ -170,6 +170,7 @@ def test_endpoints_that_repeat_a_statement_are_counted_by_the_hour(make_site):
     def list_all():
         for number in range(20):
             site.dbopt.connection.execute("SELECT ?", (number,)).fetchall()
+            site.dbopt.connection.execute("SELECT ?, 'of the same request'", (number,)).fetchall()
         return ""
 
     for _ in range(3):

@@ -299,12 +299,14 @@ def test_reset_forgets_slow_runs_plans_and_requests_too(build, clock, run_slowly
 
 
 def test_an_endpoint_tells_what_its_requests_repeat_and_how_many_transactions_they_end(monitor, serve, clock):
-    serve(monitor, "list", *((f"SELECT * FROM item WHERE id = {n}", 0.001) for n in range(12)), ("COMMIT", 0.002))
+    items = [(f"SELECT * FROM item WHERE id = {n}", 0.001) for n in range(12)]
+    prices = [(f"SELECT * FROM price WHERE item = {n}", 0.001) for n in range(12)]
+    serve(monitor, "list", *items, *prices, ("COMMIT", 0.002))
     serve(monitor, "list", ("SELECT 1", 0.001), ("SELECT 1", 0.001), ("ROLLBACK TO a", 0.0), ("rollback", 0.0))
     serve(monitor, "list", ("SELECT 1", 0.001))
     for _ in range(2):  # before and after the flush
         (row,) = monitor.endpoints()
-        assert (row.calls, row.queries, row.repeated, row.n_plus_one, row.transactions) == (3, 18, 12, 1, 2)
+        assert (row.calls, row.queries, row.repeated, row.n_plus_one, row.transactions) == (3, 30, 23, 1, 2)
         monitor.sweep(clock.now)
 
 
