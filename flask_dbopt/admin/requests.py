@@ -7,7 +7,7 @@ from collections.abc import Callable
 from flask_dbopt.admin.desk import Page, Visit
 from flask_dbopt.monitor.figures import EndpointFigures
 
-SHOWN, SINGLE = 100, 30
+SHOWN, SINGLE = 100, 20
 
 SORTS: dict[str, tuple[str, Callable[[EndpointFigures], float]]] = {
     "total_time": ("Total", lambda e: e.total_time),

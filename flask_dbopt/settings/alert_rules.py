@@ -48,6 +48,7 @@ class AlertRule:
         """A figure of this rule as people read it."""
         if self.unit == "%":
             return f"{value * 100:,.3g} %" if value < 10 else f"{value * 100:,.0f} %"
+        value = round(value, 2) if self.unit == "×" else value
         number = f"{value:,.0f}" if value >= 100 or value < 0.001 or value == int(value) else f"{value:,.3g}"
         return f"{number} {self.unit}" if self.unit in ("s", "ms", "h", "min", "×") else number
 

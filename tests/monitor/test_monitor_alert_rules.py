@@ -80,6 +80,7 @@ def test_a_figure_is_shown_in_its_rules_own_unit():
     assert shown["cache_hit_ratio"](0.973) == "97.3 %"
     assert shown["table_growth"](79.0) == "7,900 %"
     assert shown["wal_size"](2.0) == "2 ×"
+    assert (shown["wal_size"](0.00104), shown["wal_size"](0.256)) == ("0 ×", "0.26 ×")
     assert shown["n_plus_one"](1234) == "1,234"
     assert ALERT_RULES["connection_leaked"].sentence(0).startswith("any connections in an hour are held longer")
     assert ALERT_RULES["slow_requests"].sentence(None) == "p95 of an endpoint's requests is over a limit of your own"
