@@ -19,6 +19,7 @@ from flask_dbopt.forks import keep_forever
 from flask_dbopt.monitor import schema
 from flask_dbopt.monitor.histogram import Merging, merged
 from flask_dbopt.monitor.sums import merged_names
+from flask_dbopt.shared_file import make_folder
 
 #: Seconds to wait for another worker's transaction; what could not be written then is written next time.
 PATIENCE = 0.2
@@ -150,7 +151,7 @@ class LedgerFile:
 
     def _connect(self) -> sqlite3.Connection:
         if self.path is not None:
-            _make_folder(self.path.parent)
+            make_folder(self.path.parent)
         connection = sqlite3.connect(
             self.path or ":memory:", timeout=PATIENCE, isolation_level=None, check_same_thread=False
         )
@@ -228,11 +229,3 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
-
-
-def _make_folder(folder: Path) -> None:
-    """The state folder, which keeps itself out of the app's repository unless others use it too."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with suppress(OSError):
-        if not any(folder.iterdir()):
-            (folder / ".gitignore").write_text("*\n")

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from flask import Flask
 
 from flask_dbopt import DBOptimizer
+from flask_dbopt.bridges.sqlalchemy_pool import FairPool
 
 Make = Callable[..., sa.Engine]
 MakeSite = Callable[..., DBOptimizer]
@@ -65,3 +66,13 @@ def make_engine(path: Path) -> Iterator[Make]:
     yield make
     for engine in made:
         engine.dispose()
+
+
+def ask(engine: sa.Engine) -> Any:
+    with engine.connect() as c:
+        return c.exec_driver_sql("SELECT count(*) FROM word").scalar()
+
+
+def lender(engine: sa.Engine) -> Any:
+    assert isinstance(engine.pool, FairPool)
+    return engine.pool.lender

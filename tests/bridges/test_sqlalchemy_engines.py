@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,46 +23,17 @@ from sqlalchemy.pool import AssertionPool, NullPool, Pool, QueuePool, SingletonT
 from flask_dbopt import DBOptimizer
 from flask_dbopt.engines.sqlite.connection import Connection
 from flask_dbopt.errors import ConfigurationError
+from tests.bridges.conftest import Make
 
 COUNT = sa.text("SELECT count(*) FROM word WHERE text LIKE :like")
-
-Make = Callable[..., sa.Engine]
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    path = tmp_path / "app.db"
-    with contextlib.closing(sqlite3.connect(path)) as c:
-        c.execute("CREATE TABLE word (id INTEGER PRIMARY KEY, text TEXT)")
-        c.executemany("INSERT INTO word (text) VALUES (?)", [(f"word{n}",) for n in range(2000)])
-        c.commit()
-    return path
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Flask]:
-    site = Flask("site", instance_path=str(tmp_path / "instance"))
-    site.testing = True
+    """For an optimizer that is made in the test."""
+    site = make_site(tmp_path, "site")
     yield site
     site.extensions["dbopt"].close()
-
-
-@pytest.fixture
-def dbopt(site: Flask) -> DBOptimizer:
-    return DBOptimizer(site)
-
-
-@pytest.fixture
-def make_engine(path: Path) -> Iterator[Make]:
-    made: list[sa.Engine] = []
-
-    def make(url: str = "", **options: Any) -> sa.Engine:
-        made.append(sa.create_engine(url or f"sqlite:///{path}", **options))
-        return made[-1]
-
-    yield make
-    for engine in made:
-        engine.dispose()
 
 
 def ask(engine: sa.Engine, like: str = "%1%") -> int:

@@ -21,18 +21,7 @@ from sqlalchemy.exc import DisconnectionError, OperationalError, PendingRollback
 from sqlalchemy.orm import Session
 
 from flask_dbopt import DBOptimizer, signals
-from flask_dbopt.bridges.sqlalchemy_pool import FairPool
-from tests.bridges.conftest import Make, MakeSite, fill
-
-
-def ask(engine: sa.Engine) -> Any:
-    with engine.connect() as c:
-        return c.exec_driver_sql("SELECT count(*) FROM word").scalar()
-
-
-def lender(engine: sa.Engine) -> Any:
-    assert isinstance(engine.pool, FairPool)
-    return engine.pool.lender
+from tests.bridges.conftest import Make, MakeSite, ask, fill, lender
 
 
 def handles(path: Path) -> int:

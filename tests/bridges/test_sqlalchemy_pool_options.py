@@ -16,21 +16,9 @@ from sqlalchemy import event
 from sqlalchemy.pool import NullPool, QueuePool, SingletonThreadPool
 
 from flask_dbopt import DBOptimizer
-from flask_dbopt.bridges.sqlalchemy_pool import FairPool
 from flask_dbopt.engines.sqlite.connection import Connection
 from flask_dbopt.errors import DBOptError, PoolTimeout
-from tests.bridges.conftest import Make, MakeSite, fill
-
-
-def ask(engine: sa.Engine) -> Any:
-    with engine.connect() as c:
-        return c.exec_driver_sql("SELECT count(*) FROM word").scalar()
-
-
-def lender(engine: sa.Engine) -> Any:
-    assert isinstance(engine.pool, FairPool)
-    return engine.pool.lender
-
+from tests.bridges.conftest import Make, MakeSite, ask, fill, lender
 
 # --- whose word counts
 
