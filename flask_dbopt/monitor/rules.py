@@ -126,7 +126,7 @@ def _counted(rule: str, prefix: str, one: str, words: str, evidence: Evidence, t
     """So many in an hour, by subject; ``words`` has places for how many and for the subject."""
     for subject, count in _below(evidence.hour, prefix):
         many = f"{count:,.0f} {one}{'' if count == 1 else 's'}"
-        message = f"{words.format(many, subject or 'no request')}, more than {threshold:,g}"
+        message = words.format(many, subject or "no request") + (f", more than {threshold:,g}" if threshold else "")
         yield Finding(rule, subject, message, count, threshold, _above(count, threshold))
 
 

@@ -77,7 +77,7 @@ def shop(open_shop: Callable[..., Shop]) -> Shop:
 
 def test_standing_alerts_say_what_to_do_and_every_rule_what_it_finds(shop: Shop) -> None:
     told = shop.words(shop.signed_in())
-    assert "the WAL of main has 500 B, 5.0 × its limit of 100 B" in told
+    assert "The WAL of main has 500 B, 5.0 × its limit of 100 B" in told
     assert "A reader holds an old state open" in told
     assert "the WAL is larger than 2 × DBOPT_SQLITE_WAL_LIMIT 9 × log 2 raised" in told
     assert "slow_requests p95 of an endpoint's requests is over a limit of your own – off" in told

@@ -155,7 +155,7 @@ def test_the_overview_tells_how_the_app_does(staged: Any) -> None:
     for words in ("4.97/s", "51.2ms", "61.0%", "3.70", "82.4%", "99.7%", "6 of 17,913 failed"):
         assert words in text
     assert "1 alert is raised" in text
-    assert "a query took 2.6 s, more than 2 s" in text
+    assert "A query took 2.6 s, more than 2 s" in text
     assert "WAL-reset bug" in text
     assert "76.2% in the database" in text
     assert "33.6MiB" in text
