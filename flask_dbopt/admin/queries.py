@@ -109,7 +109,7 @@ def tiles(query: QueryFigures, visit: Visit) -> list[Tile]:
         Tile("Mean", ms(query.mean_exec_time if runs else None), f"± {ms(query.stddev_exec_time)}"),
         Tile("p95", ms(query.p95 if runs else None), "slow" if slow else "", "warn" if slow else ""),
         Tile("In all", ms(query.total_exec_time), f"{ratio(share)} of the database's time" if share else ""),
-        Tile("Rows a run", decimal(query.rows / runs if runs else None), f"{count(query.rows)} in all"),
+        Tile("Rows a run", decimal(query.rows / runs if runs else None), f"{count(query.rows)} known of"),
         Tile(
             "From the cache",
             ratio(query.cache_hits / query.calls if query.calls else None),
