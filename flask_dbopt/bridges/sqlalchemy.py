@@ -135,7 +135,9 @@ class _Attachment:
         """What other optimizers call its database."""
         self._listeners: list[tuple[str, Callable[..., Any]]] = []
         self._counter: _Counter | None = None
-        self._is_timed = False
+        self._untimed = [database]
+        """Whoever takes it out of here, and only he, sees to it that statements are timed."""
+        self._timing: Timing | None = None
         if database.connector is None:
             self._time_by_events()
         else:
@@ -187,6 +189,8 @@ class _Attachment:
         """Leave the engine as it was, for another optimizer; its connections are opened anew when they come back."""
         for name, listener in self._listeners:
             event.remove(engine, name, listener)
+        if self._timing is not None:
+            self._timing.step_aside()
         if self._counter is not None:
             self._database.pools.discard(self._counter)
 
@@ -207,10 +211,15 @@ class _Attachment:
 
     def _time_by_events(self) -> None:
         engine = self._engine()
-        if engine is not None and not self._is_timed:
-            self._is_timed = True
-            for name, listener in Timing(self._database, engine.dialect).listeners.items():
-                self._listen(name, listener)
+        if engine is None:
+            return
+        try:
+            timing = self._timing = Timing(self._untimed.pop(), engine.dialect)
+        except IndexError:
+            return
+        timing.stand_in()
+        for name, listener in timing.listeners.items():
+            self._listen(name, listener)
 
     def _dispose(self, *, close: bool) -> None:
         """Before and after a fork. A database in memory is its connection: there is nothing to open again."""

@@ -2,21 +2,33 @@
 
 By the dialect's events, in which one function runs the statement between two looks at the clock. With the engine's
 events, one before and one after, SQLAlchemy itself takes some 8 µs more for each statement.
+
+The end of a transaction has an event before it and none after, so there we stand in for two methods of the dialect.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from time import perf_counter
 from typing import Any
+from weakref import WeakSet
 
 from flask_dbopt.databases import Database
 from flask_dbopt.engines.sqlite.cursor import Cursor
-from flask_dbopt.engines.sqlite.road import announce, do_without
+from flask_dbopt.engines.sqlite.footprint import leading_word
+from flask_dbopt.engines.sqlite.road import announce, do_without, note_end
 
 #: SQLAlchemy's ways to run a statement, each an event and a method of the dialect.
 WAYS = ("do_execute", "do_executemany", "do_execute_no_params")
+#: Its ways to end a transaction, each a method of the dialect.
+ENDINGS = {"do_commit": "COMMIT", "do_rollback": "ROLLBACK"}
+
+#: First words of statements that leave nothing to be committed.
+_READING = frozenset("select values table show explain describe desc pragma set use".split())
+_CHANGE = re.compile(r"\b(?:insert|update|delete|merge)\b", re.IGNORECASE)
 
 
 class Timing:
@@ -26,6 +38,29 @@ class Timing:
         self._road = database.road
         self._dialect = dialect
         self.listeners: dict[str, Callable[..., bool | None]] = {way: partial(self._run, way) for way in WAYS}
+        self._stand_ins: dict[str, Callable[[Any], None]] = {}
+        self._before: dict[str, Any] = {}
+        """What the dialect itself had under their names: None, usually, so that its class's method served."""
+        self._at_work: WeakSet[Any] = WeakSet()
+        """Loans of connections whose transaction did more than read."""
+
+    def stand_in(self) -> None:
+        """Have the ends of transactions pass by here."""
+        for way, word in ENDINGS.items():
+            self._before[way] = vars(self._dialect).get(way)
+            self._stand_ins[way] = partial(self._end, word, getattr(self._dialect, way))
+            setattr(self._dialect, way, self._stand_ins[way])
+
+    def step_aside(self) -> None:
+        """Leave the dialect as it was; where another has wrapped ours by now, ours goes on and tells nothing."""
+        for way, ours in self._stand_ins.items():
+            if vars(self._dialect).get(way) is not ours:
+                continue
+            if self._before[way] is None:
+                delattr(self._dialect, way)
+            else:
+                setattr(self._dialect, way, self._before[way])
+        self._at_work.clear()
 
     def _run(self, way: str, cursor: Any, statement: str, *rest: Any) -> bool | None:
         """Run the statement; None where that is left to SQLAlchemy, since our own cursor times it."""
@@ -33,6 +68,9 @@ class Timing:
             return None
         road = self._road
         announce(road, statement)
+        if not _only_reads(statement):
+            with suppress(AttributeError, TypeError):  # no context, or a loan of SQLAlchemy's own that is none
+                self._at_work.add(rest[-1].root_connection.connection)
         error: str | None = None
         start = perf_counter()
         try:
@@ -65,3 +103,33 @@ class Timing:
                 road.sample(record, rest[0] if road.keeps_parameters and len(rest) > 1 else None)
         except Exception:  # noqa: BLE001  # ours, so not the app's affair
             do_without("the monitor")
+
+    def _end(self, word: str, method: Callable[[Any], None], loan: Any) -> None:
+        """End a transaction. One that only read is not told of, as on SQLite, where reading begins none."""
+        if self._has_worked(loan):
+            note_end(self._road, word, method, loan)
+        else:
+            method(loan)
+
+    def _has_worked(self, loan: Any) -> bool:
+        """Whether a transaction ends that did more than read; from then on it has not."""
+        try:
+            if loan not in self._at_work:
+                return False
+            self._at_work.discard(loan)
+            return _is_in_transaction(loan.dbapi_connection)
+        except Exception:  # noqa: BLE001  # ours, so not the app's affair
+            do_without("the monitor")
+            return False
+
+
+def _only_reads(sql: str) -> bool:
+    """Whether a statement surely changes nothing, by its words."""
+    word = leading_word(sql)
+    return word in _READING or (word == "with" and not _CHANGE.search(sql))
+
+
+def _is_in_transaction(connection: Any) -> bool:
+    """As far as the driver tells without asking its server; one that commits by itself is in none."""
+    told = getattr(connection, "in_transaction", None)
+    return told if isinstance(told, bool) else getattr(connection, "autocommit", None) is not True

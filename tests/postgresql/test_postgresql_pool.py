@@ -52,6 +52,38 @@ def test_connections_are_lent_again_and_statements_recorded(make_engine: MakeEng
     assert (database.kind, database.pool) == ("postgresql", stats)
 
 
+def test_the_end_of_a_transaction_that_changed_something_is_timed(make_engine: MakeEngine) -> None:
+    dbopt, engine = make_engine()  # which makes a table, in a transaction of its own
+    with Session(engine) as session:
+        session.execute(sa.text("INSERT INTO word VALUES (3, 'three')"))
+        session.commit()
+        session.execute(sa.text("SELECT count(*) FROM word"))
+        session.commit()
+        session.execute(sa.text("WITH w AS (INSERT INTO word VALUES (4, 'four') RETURNING id) SELECT id FROM w"))
+    with engine.connect() as c, pytest.raises(sa.exc.IntegrityError):
+        c.exec_driver_sql("INSERT INTO word VALUES (1, 'again')")
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as c:
+        c.exec_driver_sql("INSERT INTO word VALUES (5, 'five')")
+        c.commit()
+    assert ask(engine) == 4
+    found = {each.query: each for each in dbopt.monitor.queries()}
+    assert (found["COMMIT"].calls, found["ROLLBACK"].calls) == (2, 2)
+    assert found["COMMIT"].min_exec_time > 0
+
+
+def test_a_commit_that_the_server_refuses_is_an_error_of_its_own(make_engine: MakeEngine) -> None:
+    dbopt, engine = make_engine()
+    with engine.begin() as c:
+        c.exec_driver_sql("CREATE TABLE part (of int REFERENCES word DEFERRABLE INITIALLY DEFERRED)")
+    with Session(engine) as session:
+        session.execute(sa.text("INSERT INTO part VALUES (99)"))
+        with pytest.raises(sa.exc.IntegrityError):
+            session.commit()
+    found = {each.query: each for each in dbopt.monitor.queries()}
+    assert (found["COMMIT"].calls, found["COMMIT"].errors) == (3, 1)
+    assert "ROLLBACK" not in found
+
+
 def test_the_extensions_pool_is_the_engines(make_engine: MakeEngine) -> None:
     dbopt, engine = make_engine()
     assert dbopt.pool is engine.pool.lender

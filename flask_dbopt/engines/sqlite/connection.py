@@ -19,7 +19,7 @@ from flask_dbopt.engines.sqlite import statements
 from flask_dbopt.engines.sqlite.cursor import Cursor
 from flask_dbopt.engines.sqlite.footprint import DETERMINISTIC
 from flask_dbopt.engines.sqlite.limits import Limits, refuse_extensions
-from flask_dbopt.engines.sqlite.road import Road, note, run
+from flask_dbopt.engines.sqlite.road import Road, note, note_end, run
 from flask_dbopt.engines.sqlite.turns import Request, Turns
 from flask_dbopt.errors import ConnectionReturned
 
@@ -119,18 +119,12 @@ class Connection(sqlite3.Connection):
                 self.settle()
 
     def _end(self, word: str, method: Callable[..., Any], *arguments: Any) -> Any:
-        """A commit is where SQLite writes and waits: the end of a transaction is timed like a statement."""
-        start = perf_counter()
-        fault = None
         try:
-            return method(*arguments)
-        except Exception as error:
+            return note_end(self._road, word, method, *arguments)
+        except Exception:
             self._has_failed = True
-            fault = error
             raise
         finally:
-            note(self._road, word, start, -1, fault)
-            fault = None  # with its traceback it would keep this frame, and the connection in it
             if self._turn is not None:
                 self.settle()
 

@@ -270,6 +270,20 @@ def note(road: Road, sql: str, start: float, rows: int, error: BaseException | N
         do_without("the monitor")
 
 
+def note_end(road: Road, word: str, method: Callable[..., Any], *arguments: Any) -> Any:
+    """End a transaction. A commit is where a database writes and waits, so its end is timed like a statement."""
+    start = perf_counter()
+    fault = None
+    try:
+        return method(*arguments)
+    except Exception as error:
+        fault = error
+        raise
+    finally:
+        note(road, word, start, -1, fault)
+        fault = None  # with its traceback it would keep this frame, and the connection in it
+
+
 def note_fault(cursor: Cursor, connection: Connection, sql: str, start: float, error: Exception) -> None:
     """A statement failed. Raises what the app is to be told instead, where a limit of ours stopped it."""
     cursor._record = None
