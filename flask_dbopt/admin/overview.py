@@ -13,6 +13,8 @@ from flask_dbopt.monitor.figures import Point
 SHOWN = 6
 """Rows of each short list; the tabs have them all."""
 
+MOST_RAISED = 5
+"""Alerts that are told here, a line each: the figures stay in sight."""
 
 TOO_YOUNG = 10.0
 """Seconds: a step that has just begun would look like a fall to nothing."""
@@ -32,6 +34,7 @@ def show(visit: Visit) -> Page:
             # an alert stands below with all it has to say
             "reasons": [why for why in health.reasons if not any(alert.message in why for alert in raised)],
             "raised": raised,
+            "most_raised": MOST_RAISED,
             "tiles": tiles(visit),
             "charts": drawings(report.series, report.at),
             "slowest": sorted(report.queries, key=lambda q: q.total_exec_time, reverse=True)[:SHOWN],
@@ -117,7 +120,7 @@ def drawings(series: Sequence[Point], at: float) -> list[str]:
             [
                 Line("database", "one", [p.database_ms / max(1, p.requests) for p in series]),
                 Line(
-                    "everything else",
+                    "the rest",
                     "three",
                     [max(0.0, p.request_ms - p.database_ms) / max(1, p.requests) for p in series],
                 ),

@@ -85,6 +85,19 @@ def test_standing_alerts_say_what_to_do_and_every_rule_what_it_finds(shop: Shop)
     assert "DBOPT_ALERT_WEBHOOK is not set" in told
 
 
+def test_the_overview_tells_the_first_alerts_a_line_each_and_how_many_more_there_are(shop: Shop) -> None:
+    client = shop.signed_in()
+    told = shop.words(client, "/_dbopt/")
+    assert "WAL size The WAL of main has 500 B" in told
+    assert "What to do about them" in told
+    assert "more alert" not in told
+    shop.sizes.update({f"log{number}": 300.0 for number in range(5)})
+    shop.monitor.evaluate(time.time())
+    told = shop.words(client, "/_dbopt/")
+    assert told.count("WAL size") == 5
+    assert "What to do about them and 2 more alerts" in told
+
+
 def test_each_threshold_tells_where_it_comes_from(open_shop: Callable[..., Shop]) -> None:
     shop = open_shop(DBOPT_ALERT_RULES={"wal_size": 3}, DBOPT_ALERT_POOL_HIT_RATIO=0.5)
     told = shop.words(shop.signed_in())
