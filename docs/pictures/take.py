@@ -51,15 +51,28 @@ def take(url: str) -> None:
         page = browser.new_page(viewport={"width": WIDTH, "height": 800})
         photograph(page, f"{url}/", "app-home", height=960)
         page.goto(f"{url}/_dbopt/")
-        page.fill("#token", TOKEN)
-        page.click("button")
-        page.wait_for_load_state()
+        for token in ("not the token", TOKEN):  # the audit log tells of both
+            page.fill("#token", token)
+            page.click("button")
+            page.wait_for_load_state()
         photograph(page, f"{url}/_dbopt/?since=15m", "overview", until=".charts")
         photograph(page, f"{url}/_dbopt/queries?since=15m", "queries", height=1000)
         statement = page.locator('tr:has-text("index advice") a[href*="/queries/"]').first.get_attribute("href")
-        photograph(page, f"{url}{statement}", "query", height=1100)
+        photograph(page, f"{url}{statement}", "query", until=".advice")
+        photograph(page, f"{url}/_dbopt/requests?since=15m", "requests", height=1360)
+        photograph(page, f"{url}/_dbopt/alerts", "alerts", height=1000)
+        for path in ("/", "/languages/", "/languages/en", "/languages/de", "/lists/", "/search?q=coffee"):
+            page.goto(f"{url}{path}")  # the last visitor may have saved a keyword, which empties the cache
+        page.wait_for_timeout(3000)
         photograph(page, f"{url}/_dbopt/cache?since=15m", "cache", until="#chart")
+        page.click("text=Clear the cache")
+        page.wait_for_load_state()
+        page.goto(f"{url}/_dbopt/backups")
+        page.fill("input[name=label]", "before the release")
+        page.click("text=Take a backup now")
+        page.wait_for_load_state()
         photograph(page, f"{url}/_dbopt/backups", "backups", height=960)
+        photograph(page, f"{url}/_dbopt/audit", "audit", until="section .card")
         browser.close()
 
 
