@@ -207,15 +207,19 @@ def guard(mode: str, found: Sequence[Guarded]) -> Finding:
     suspected = [one for one in found if one.verdict == "suspected"]
     if suspected:
         places = ", ".join(dict.fromkeys(one.place or one.endpoint for one in suspected[:5]))
-        told = f"values of requests changed {sum(one.count for one in suspected):,} statement(s) in a week: {places}"
+        told = f"values of requests changed {_statements(suspected)} in a week: {places}"
         hint = 'pass values as parameters there; DBOPT_MONITOR_GUARD = "block" refuses such statements'
         return Finding("guard", PROBLEM, told, hint)
-    refused = sum(one.count for one in found)
-    if refused:
-        return Finding("guard", NOTE, f"{refused:,} statement(s) refused in a week", "flask db-opt stats names them")
+    if any(one.count for one in found):
+        return Finding("guard", NOTE, f"{_statements(found)} refused in a week", "flask db-opt stats names them")
     if mode == "off":
         return Finding("guard", NOTE, "nobody looks for injections", 'set DBOPT_MONITOR_GUARD to "log" or "block"')
     return Finding("guard", OK, "no value of a request changed a statement in a week")
+
+
+def _statements(found: Iterable[Guarded]) -> str:
+    count = sum(one.count for one in found)
+    return "1 statement" if count == 1 else f"{count:,} statements"
 
 
 def has_problem(findings: Iterable[Finding]) -> bool:

@@ -85,7 +85,7 @@ def test_what_one_worker_found_is_told_by_all(make_site):
     assert told(other, "stats")["guarded"][0]["count"] == 3
     (finding,) = (each for each in told(other, "doctor")["findings"] if each["check"] == "guard")
     assert finding["level"] == "problem"
-    assert finding["message"] == f"values of requests changed 3 statement(s) in a week: {one.place}"
+    assert finding["message"] == f"values of requests changed 3 statements in a week: {one.place}"
     text = CliRunner().invoke(group, ["stats"], obj=ScriptInfo(create_app=lambda: other)).output
     assert "looked like injections" in text
     headers = {"Authorization": "Bearer open-sesame"}
@@ -121,8 +121,9 @@ def one(verdict, count=2, place="app.py:7"):
 @pytest.mark.parametrize(
     ("mode", "found", "level", "said"),
     [
-        ("log", [one("suspected"), one("suspected", 3, "")], "problem", "5 statement(s) in a week: app.py:7, find"),
-        ("block", [one("refused")], "note", "2 statement(s) refused in a week"),
+        ("log", [one("suspected"), one("suspected", 3, "")], "problem", "5 statements in a week: app.py:7, find"),
+        ("block", [one("refused")], "note", "2 statements refused in a week"),
+        ("block", [one("refused", 1)], "note", "1 statement refused in a week"),
         ("off", [], "note", "nobody looks for injections"),
         ("log", [], "ok", "no value of a request changed a statement in a week"),
     ],
