@@ -62,13 +62,13 @@ class Timing:
                 setattr(self._dialect, way, self._before[way])
         self._at_work.clear()
 
-    def _run(self, way: str, cursor: Any, statement: str, *rest: Any) -> bool | None:
+    def _run(self, way: str, cursor: Any, statement: Any, *rest: Any) -> bool | None:
         """Run the statement; None where that is left to SQLAlchemy, since our own cursor times it."""
         if isinstance(cursor, Cursor):
             return None
-        road = self._road
-        announce(road, statement)
-        if not _only_reads(statement):
+        road, text = self._road, _text_of(statement)
+        announce(road, text)
+        if not _only_reads(text):
             with suppress(AttributeError, TypeError):  # no context, or a loan of SQLAlchemy's own that is none
                 self._at_work.add(rest[-1].root_connection.connection)
         error: str | None = None
@@ -79,7 +79,7 @@ class Timing:
             error = type(raised).__name__
             raise
         finally:
-            self._note(road, start, cursor, statement, error, rest)
+            self._note(road, start, cursor, text, error, rest)
         return True
 
     def _execute(self, way: str, *arguments: Any) -> None:
@@ -92,13 +92,11 @@ class Timing:
                     return
         getattr(self._dialect, way)(*arguments)
 
-    def _note(
-        self, road: Any, start: float, cursor: Any, statement: str, error: str | None, rest: tuple[Any, ...]
-    ) -> None:
+    def _note(self, road: Any, start: float, cursor: Any, text: str, error: str | None, rest: tuple[Any, ...]) -> None:
         seconds = perf_counter() - start
         try:
             rows = -1 if error is not None else cursor.rowcount
-            record = road.record(statement, seconds, rows, error, False, start)
+            record = road.record(text, seconds, rows, error, False, start)
             if seconds >= road.slow:
                 road.sample(record, rest[0] if road.keeps_parameters and len(rest) > 1 else None)
         except Exception:  # noqa: BLE001  # ours, so not the app's affair
@@ -121,6 +119,13 @@ class Timing:
         except Exception:  # noqa: BLE001  # ours, so not the app's affair
             do_without("the monitor")
             return False
+
+
+def _text_of(statement: Any) -> str:
+    """Some drivers take bytes as well, or objects of their own."""
+    if isinstance(statement, str):
+        return statement
+    return statement.decode(errors="replace") if isinstance(statement, bytes) else str(statement)
 
 
 def _only_reads(sql: str) -> bool:

@@ -72,6 +72,24 @@ def database(tmp_path):
     return path
 
 
+def test_what_is_no_statement_at_all_does_not_stand_in_the_way_of_the_others(tmp_path, database):
+    site = Flask("words", instance_path=str(tmp_path / "instance"))
+    site.testing = True
+    dbopt = DBOptimizer(site, database=database)
+    with dbopt.borrow() as connection:
+        for nonsense in (["SELECT 1"], {}, 5, None, b"SELECT 1"):
+            for run in (connection.execute, connection.cursor().execute, connection.executescript):
+                with pytest.raises(TypeError):
+                    run(nonsense)
+            with pytest.raises(TypeError):
+                connection.executemany(nonsense, ())
+        connection.execute(EVERY).fetchone()
+        connection.execute("DELETE FROM word WHERE id = 1")
+        connection.commit()
+    assert {each.query for each in dbopt.monitor.queries()} == {EVERY, "DELETE FROM word WHERE id = ?", "COMMIT"}
+    site.extensions["dbopt"].close()
+
+
 # --- streams ---
 
 

@@ -71,6 +71,21 @@ def test_the_end_of_a_transaction_that_changed_something_is_timed(make_engine: M
     assert found["COMMIT"].min_exec_time > 0
 
 
+def test_statements_of_the_drivers_own_kinds_run_and_are_told_as_text(make_engine: MakeEngine) -> None:
+    dbopt, engine = make_engine()
+    from psycopg import sql
+
+    composed = sql.SQL("SELECT {} FROM word").format(sql.Identifier("text"))
+    with engine.connect() as c:
+        assert c.exec_driver_sql(composed).all() == [("one",), ("two",)]  # type: ignore[arg-type]
+        assert c.exec_driver_sql(b"SELECT id FROM word").all() == [(1,), (2,)]  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            c.exec_driver_sql(["SELECT 1"])  # type: ignore[arg-type]
+    told = [each.query for each in dbopt.monitor.queries()]
+    assert "SELECT id FROM word" in told
+    assert any("Composed" in each for each in told)
+
+
 def test_a_commit_that_the_server_refuses_is_an_error_of_its_own(make_engine: MakeEngine) -> None:
     dbopt, engine = make_engine()
     with engine.begin() as c:

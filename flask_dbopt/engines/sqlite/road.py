@@ -260,7 +260,9 @@ def note_slow(cursor: Cursor, record: list[Any]) -> None:
 
 
 def note(road: Road, sql: str, start: float, rows: int, error: BaseException | None = None) -> None:
-    """Record what is over and leaves no rows to be fetched."""
+    """Record what is over and leaves no rows to be fetched. What is no text was no statement: the driver refused it."""
+    if not isinstance(sql, str):
+        return
     seconds = perf_counter() - start
     try:
         record = road.record(sql, seconds, rows, None if error is None else type(error).__name__, False, start)
