@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import Callable
 from typing import Any, Protocol
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 log = logging.getLogger("flask_dbopt")
 
@@ -26,7 +26,7 @@ class Inherited(Protocol):
         """After it, in the child: forget what was inherited, without closing it."""
 
 
-_watched: WeakSet[Any] = WeakSet()
+_watched: WeakValueDictionary[int, Any] = WeakValueDictionary()
 _hooked: list[int] = []
 
 
@@ -36,17 +36,22 @@ def watch(thing: Inherited) -> None:
         # A hook can't be taken back: there is one for all, and it holds nobody alive.
         os.register_at_fork(before=_let_go_all, after_in_child=_abandon_all)
         _hooked.append(os.getpid())
-    _watched.add(thing)
+    _watched[id(thing)] = thing
 
 
 def _let_go_all() -> None:
-    for thing in list(_watched):
+    for thing in _all():
         _attempt(thing.let_go)
 
 
 def _abandon_all() -> None:
-    for thing in list(_watched):
+    for thing in _all():
         _attempt(thing.abandon)
+
+
+def _all() -> list[Any]:
+    """Listed in one step of the interpreter, since other threads may be adding theirs."""
+    return [thing for each in _watched.valuerefs() if (thing := each()) is not None]
 
 
 def _attempt(step: Callable[[], None]) -> None:

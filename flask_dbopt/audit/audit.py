@@ -139,7 +139,8 @@ class Audit:
         """The newest first; ``deed``: how the deeds' names begin. OSError when the file may not be read."""
         self.sweep(self._clock())
         if self._trail is None:
-            found: Iterable[Entry] = (each for each in reversed(self._memory) if since is None or each.at >= since)
+            newest_first = reversed(self._memory.copy())
+            found: Iterable[Entry] = (each for each in newest_first if since is None or each.at >= since)
         else:
             found = self._trail.entries(since)
         return islice((each for each in found if each.deed.startswith(deed)), limit)

@@ -73,7 +73,8 @@ class Trail:
     def append(self, notes: Sequence[Note]) -> None:
         """Add entries, in this order, and wait for the disk. OSError when that cannot be: then none counts."""
         if self._write(notes):
-            self._prune(notes[-1].at)
+            with suppress(OSError):  # the entries are written; what is too old goes when the next file is full
+                self._prune(notes[-1].at)
 
     def close(self) -> None:
         """Let go of the file."""

@@ -303,6 +303,25 @@ def test_old_files_go_by_retention_and_the_log_says_so(path):
     assert "no entry says that older ones were removed" in trail.verdict().faults[0].message
 
 
+def test_old_files_that_cannot_be_removed_cost_no_entry(path, monkeypatch, caplog):
+    clock = Clock()
+    audit = Audit(path, clock=clock)
+    audit._trail = Trail(path, retention=DAY, largest=500)
+
+    def refuse(self, missing_ok=False):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    for number in range(20):
+        clock.now += DAY
+        audit.note("cache.clear", number=number)
+    assert (audit.notices(), caplog.text) == ([], "")
+    assert [entry.what["number"] for entry in audit.entries(deed="cache")] == [*range(19, -1, -1)]
+    assert not list(audit.entries(deed="audit.gap"))
+    assert audit.verdict().intact
+    audit.close()
+
+
 def test_a_folder_that_takes_no_new_names_lets_the_file_grow(path, monkeypatch):
     trail = Trail(path, retention=DAY, largest=100)
 
@@ -326,6 +345,10 @@ def test_without_a_place_for_a_file_the_last_entries_are_in_memory():
     assert len(list(audit.entries(since=clock.now - 9))) == 10
     assert audit.verdict().intact
     assert audit.glance().entries == 200
+    entries = audit.entries()
+    assert next(entries).what["number"] == 299
+    audit.note("cache.clear", number=300)
+    assert next(entries).what["number"] == 298, "what is being read stays as it was"
     audit.close()
 
 
