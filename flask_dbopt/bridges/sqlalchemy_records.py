@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 from collections.abc import Callable, Hashable
 from contextlib import suppress
@@ -162,14 +163,24 @@ class EngineConnector:
         if isinstance(connection, Connection):
             if connection._identity != berth.identity:
                 return Condition.UNFIT  # opened anew on another file
-            assert self._sqlite is not None  # noqa: S101
             connection._owner = None
-            if not connection._tuned:
-                self._sqlite.tune_again(connection)
-            kept = take_cursors(connection)
-            if kept or kept is None:
-                return _park(berth, connection, kept)
+            try:
+                return self._ready(berth, connection)
+            except sqlite3.Error:
+                return Condition.UNFIT
         return Condition.CLEAN
+
+    def _ready(self, berth: Berth, connection: Connection) -> Condition:
+        """See to it that the next borrower finds nothing of this one's."""
+        condition = Condition.CLEAN
+        if connection.in_transaction and berth.record.pool._reset_on_return is reset_rollback:
+            # A COMMIT failed, and SQLAlchemy takes the transaction for over; on SQLite it goes on, and locks.
+            connection.rollback()
+            condition = Condition.ROLLED_BACK
+        if not connection._tuned and self._sqlite is not None:
+            self._sqlite.tune_again(connection)
+        kept = take_cursors(connection)
+        return _park(berth, connection, kept, condition) if kept or kept is None else condition
 
     def is_alive(self, berth: Berth) -> bool:
         connection, pool = berth.record.dbapi_connection, berth.record.pool
@@ -193,7 +204,7 @@ class EngineConnector:
                 berth.record.close()
 
 
-def _park(berth: Berth, connection: Connection, cursors: list[Any] | None) -> Condition:
+def _park(berth: Berth, connection: Connection, cursors: list[Any] | None, condition: Condition) -> Condition:
     """Have the cursors that are half read refer to the berth: each pins an old state of the database.
 
     They are not closed, as those of raw connections are: under SQLAlchemy a result may be read to its end after its
@@ -204,4 +215,4 @@ def _park(berth: Berth, connection: Connection, cursors: list[Any] | None) -> Co
             return Condition.UNFIT
         for cursor in cursors:
             _half_read[cursor] = berth
-    return Condition.CLEAN
+    return condition

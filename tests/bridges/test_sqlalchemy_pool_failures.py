@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import DisconnectionError, OperationalError, PendingRollbackError, ProgrammingError
+from sqlalchemy.exc import DisconnectionError, IntegrityError, OperationalError, PendingRollbackError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from flask_dbopt import DBOptimizer, signals
@@ -130,6 +130,39 @@ def test_a_result_that_was_read_to_its_end_keeps_no_connection_from_anybody(
 
 
 # --- who borrows
+
+
+def test_a_commit_that_failed_leaves_no_lock_and_nothing_to_the_next_borrower(
+    dbopt: DBOptimizer, make_engine: Make, path: Path
+) -> None:
+    engine = make_engine()
+    dbopt.attach(engine)
+    with engine.begin() as c:
+        c.exec_driver_sql("CREATE TABLE part (of INTEGER REFERENCES word DEFERRABLE INITIALLY DEFERRED)")
+    with Session(engine) as session:
+        session.execute(sa.text("PRAGMA foreign_keys = ON"))
+        session.execute(sa.text("INSERT INTO part VALUES (-1)"))
+        with pytest.raises(IntegrityError, match="FOREIGN KEY"):
+            session.commit()
+    with contextlib.closing(sqlite3.connect(path, timeout=0)) as other:
+        other.execute("INSERT INTO word (text) VALUES ('another process has its turn')")
+        other.commit()
+    with engine.begin() as c:
+        assert c.exec_driver_sql("SELECT * FROM part").all() == []
+        c.exec_driver_sql("INSERT INTO part VALUES (1)")
+    assert lender(engine).stats().returns_bad == 1
+
+
+def test_a_connection_that_the_app_closed_for_real_is_not_lent_again(dbopt: DBOptimizer, make_engine: Make) -> None:
+    engine = make_engine(pool_reset_on_return=None)
+    dbopt.attach(engine)
+    for _ in range(3):
+        loan = engine.raw_connection()
+        loan.dbapi_connection.close()  # type: ignore[union-attr]
+        loan.close()
+    assert ask(engine) == 2000
+    stats = lender(engine).stats()
+    assert (stats.pool_size, stats.connections_num) == (1, 4)
 
 
 def test_a_thread_that_dies_with_a_connection_gives_it_back(dbopt: DBOptimizer, make_engine: Make) -> None:
