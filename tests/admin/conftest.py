@@ -37,6 +37,7 @@ from flask_dbopt.pool.writers import Holder, WriterStats
 from flask_dbopt.report import DatabaseReport, Overview, Report
 from flask_dbopt.settings import resolve
 from flask_dbopt.settings.alert_rules import ALERT_RULES
+from tests.clock import Clock
 
 NOW = 1_795_000_000.0
 TOKEN = "a-token-of-the-tests-0123456789"
@@ -348,14 +349,6 @@ class Rooms:
         self.asked.append(what)
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @dataclasses.dataclass
 class Stage:
     """An app, its rooms, and a clock to turn."""
@@ -383,7 +376,7 @@ def stage(app: Flask | None = None, report: Report | None = None, *, real_time: 
     """An app with the page over ``report``; ``config`` as in app.config. Without a token unless one is given."""
     app = app or Flask("omni")
     resolved = resolve(config, {})
-    rooms, clock = Rooms(report or busy()), Clock()
+    rooms, clock = Rooms(report or busy()), Clock(NOW)
     database = SimpleNamespace(name="default", advisor=rooms, planner=rooms, backups=rooms)
     reasons = tuple(alert.message for alert in rooms.report.alerts if alert.resolved_at is None)
     optimizer = SimpleNamespace(

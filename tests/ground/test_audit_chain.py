@@ -11,14 +11,7 @@ import pytest
 from flask_dbopt.audit import chain
 from flask_dbopt.audit.audit import Audit
 from flask_dbopt.audit.chain import Entry, Head
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_795_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 @pytest.fixture

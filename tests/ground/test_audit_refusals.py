@@ -9,14 +9,7 @@ import pytest
 from flask_dbopt.audit.actor import Actor, acting
 from flask_dbopt.audit.audit import Audit
 from flask_dbopt.audit.refusals import KINDS
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_795_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 @pytest.fixture

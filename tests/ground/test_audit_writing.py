@@ -16,6 +16,7 @@ import pytest
 
 from flask_dbopt.audit.audit import Audit
 from flask_dbopt.audit.trail import Note, Trail
+from tests.clock import Clock
 
 DAY = 86_400.0
 
@@ -38,14 +39,6 @@ workers = [threading.Thread(target=write, args=(thread,)) for thread in range(th
 [worker.join() for worker in workers]
 assert not audit.notices(), audit.notices()
 """
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_795_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def start(path: Path, number: int, *, threads: int = 4, notes: int = 25, size: int = 1 << 24) -> subprocess.Popen[str]:

@@ -14,19 +14,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from flask_dbopt.housekeeper import Housekeeper
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1000.0)
 
 
 @pytest.fixture
@@ -160,7 +153,7 @@ def test_the_thread_runs_what_is_due_also_what_was_added_after_it_began() -> Non
 
 def test_a_still_clock_makes_no_busy_loop(keeper: Housekeeper) -> None:
     looks: list[float] = []
-    ticks = Clock()
+    ticks = Clock(1000.0)
     keeper._clock = lambda: looks.append(1.0) or ticks.now  # type: ignore[func-returns-value]
     keeper.every(0.001, lambda now: None, "sweep")
     keeper.wake()

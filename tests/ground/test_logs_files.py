@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from flask_dbopt.logs import Bounds, LogFile, stamp
+from tests.clock import Clock
 
 LINE = re.compile(r"(\d+) (\d+) x{60}")
 
@@ -34,14 +35,6 @@ workers = [threading.Thread(target=write, args=(thread,)) for thread in range(th
 [worker.join() for worker in workers]
 assert not file.lost, file.problem
 """
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_795_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def start(path: Path, number: int, *, threads: int = 4, lines: int = 150, size: int = 1 << 20) -> subprocess.Popen[str]:

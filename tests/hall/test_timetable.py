@@ -11,16 +11,9 @@ from flask import Flask
 
 from flask_dbopt import DBOptimizer
 from flask_dbopt.timetable import Timetable
+from tests.clock import Clock
 
 HOUR = 3600.0
-
-
-class Clock:
-    def __init__(self, now):
-        self.now = now
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture

@@ -7,14 +7,7 @@ import pytest
 
 from flask_dbopt.monitor.monitor import Monitor
 from flask_dbopt.settings import Settings
-
-
-class Clock:
-    def __init__(self, now):
-        self.now = now
-
-    def __call__(self):
-        return self.now
+from tests.clock import Clock
 
 
 class Heard(list):

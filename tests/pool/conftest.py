@@ -14,16 +14,9 @@ from flask_dbopt.engines.sqlite.road import Road
 from flask_dbopt.engines.sqlite.tuning import Tuning
 from flask_dbopt.pool.pool import Pool
 from flask_dbopt.settings import SQLITE_PRAGMAS
+from tests.clock import Clock
 
 PLAIN = Arguments()
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Watched(Road):
@@ -41,7 +34,7 @@ class Watched(Road):
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1000.0)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from flask_dbopt.errors import WriterTimeout
 from flask_dbopt.lease import file_name
 from flask_dbopt.pool.lane import Lane, Turn
 from flask_dbopt.pool.writers import MOST_NAMED, OTHERS, Holder, holders_of
+from tests.clock import Clock
 
 FILE = (1, 2)
 
@@ -322,16 +323,8 @@ def test_a_clock_that_stands_still_ends_the_wait_all_the_same(make_lane):
 # --- figures ---
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def test_turns_and_who_had_them_are_counted(make_lane):
-    clock = Clock()
+    clock = Clock(100.0)
     lane = make_lane(clock=clock)
     for who, seconds in (("POST order.create", 0.25), ("POST order.create", 0.5), ("a job", 0.125)):
         turn = lane.enter(who, FILE, patiently)
