@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import sys
 from collections.abc import Callable, Hashable
 from contextlib import suppress
@@ -166,7 +165,7 @@ class EngineConnector:
             connection._owner = None
             try:
                 return self._ready(berth, connection)
-            except sqlite3.Error:
+            except Exception:  # noqa: BLE001  # the driver's, or whatever a class of the app's own raises
                 return Condition.UNFIT
         return Condition.CLEAN
 

@@ -100,6 +100,24 @@ def test_cursors_of_a_returned_connection_can_neither_fetch_nor_execute(make_poo
         half_read.execute("SELECT 1")
 
 
+def test_a_cursor_of_the_apps_own_that_will_not_close_costs_its_connection_and_no_place(make_pool: Make) -> None:
+    class Stubborn(sqlite3.Cursor):
+        def close(self) -> None:
+            raise RuntimeError("not now")
+
+    pool = make_pool(maximum=1)
+    for _ in range(3):
+        connection = pool.lend(PLAIN)
+        cursor = connection.cursor(Stubborn)
+        cursor.execute("SELECT * FROM word").fetchone()
+        connection.close()
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            connection.execute("SELECT 1")
+    stats = pool.stats()
+    assert (stats.pool_size, stats.connections_num, stats.returns_bad) == (0, 3, 3)
+    assert not pool.stock.entries
+
+
 def test_a_half_read_cursor_does_not_pin_its_snapshot_past_the_return(make_pool: Make, path: Path) -> None:
     pool = make_pool()
     connection = pool.lend(PLAIN)

@@ -299,7 +299,7 @@ class SQLiteConnector:
                 connection.isolation_level = cast(Any, wanted)
             if not connection._tuned:
                 self.tune_again(connection)
-        except sqlite3.Error:
+        except Exception:  # noqa: BLE001  # the driver's, or whatever a class of the app's own raises
             return Condition.UNFIT
         return condition
 
