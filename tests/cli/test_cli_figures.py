@@ -134,7 +134,8 @@ def kept_and_asked_again(app: Flask, text: str) -> int:
 def test_clearing_the_cache_reaches_every_worker(say, ask, site):
     for _ in range(5):
         site.test_client().get("/find/word 5")
-    assert kept_and_asked_again(site, "word 5") == 2
+    # Now and then a hit is run again instead, to see whether it still saves anything.
+    assert any(kept_and_asked_again(site, "word 5") == 2 for _ in range(5))
     assert ask("cache", "clear") == (0, {"database": "default", "cleared": True})
     assert kept_and_asked_again(site, "word 5") < 2
     assert ask("cache", "invalidate", "word")[0] == 0
