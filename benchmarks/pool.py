@@ -15,7 +15,7 @@ from dbutils.pooled_db import PooledDB
 from sqlalchemy.pool import QueuePool
 
 from benchmarks.interleave import Batch, race, repeat, show
-from benchmarks.recording import POINT, make_app, make_database
+from benchmarks.words import POINT, make_app, make_database
 from flask_dbopt import DBOptimizer
 from flask_dbopt.engines.protocol import Condition, Identity
 from flask_dbopt.engines.sqlite.connector import SQLiteConnector

@@ -19,35 +19,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from werkzeug.test import EnvironBuilder
 
 from benchmarks.interleave import Batch, difference, race, repeat, show
+from benchmarks.words import POINT, connect, make_app, make_database
 from flask_dbopt import DBOptimizer
-from flask_dbopt.settings import SQLITE_PRAGMAS
-
-POINT = "SELECT text FROM word WHERE id = ?"
-
-
-def make_database(folder: Path) -> Path:
-    """100,000 rows, and the same tuning for every contender."""
-    path = folder / "app.db"
-    connection = sqlite3.connect(path)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("CREATE TABLE word (id INTEGER PRIMARY KEY, text TEXT)")
-    connection.executemany("INSERT INTO word (text) VALUES (?)", ((f"word {n}",) for n in range(100_000)))
-    connection.commit()
-    connection.close()
-    return path
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, check_same_thread=False)
-    for name, value in SQLITE_PRAGMAS.items():
-        connection.execute(f"PRAGMA {name}={value}").fetchall()
-    return connection
-
-
-def make_app(name: str, folder: Path, **config: Any) -> Flask:
-    app = Flask(name, instance_path=str(folder / name))
-    app.config.update(config)
-    return app
 
 
 def flask_sqlalchemy(folder: Path, path: Path, *, record: bool) -> Batch:

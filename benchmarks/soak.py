@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 from flask import Flask
 
-from benchmarks.recording import POINT, make_app, make_database
+from benchmarks.words import POINT, make_app, make_database
 from flask_dbopt import DBOptimizer
 from flask_dbopt.errors import PoolTimeout
 

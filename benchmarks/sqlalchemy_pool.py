@@ -16,7 +16,7 @@ from flask import Flask
 from sqlalchemy.pool import QueuePool
 
 from benchmarks.interleave import Batch, race, repeat, show
-from benchmarks.recording import POINT, make_app, make_database
+from benchmarks.words import POINT, make_app, make_database
 from flask_dbopt import DBOptimizer
 
 THREADS, CONNECTIONS = 16, 8
