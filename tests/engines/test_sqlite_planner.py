@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -180,7 +181,8 @@ def test_plans_on_the_clone_are_those_of_a_real_database() -> None:
 def test_a_trial_on_a_real_database_shows_the_index_at_work() -> None:
     planner = SQLitePlanner(PROJ)
     sql = "SELECT * FROM alias_name WHERE alt_name = ?"
-    assert readings(planner.explain(sql)) == ["reads all ~17,600 rows of alias_name"]
+    (reading,) = readings(planner.explain(sql))
+    assert re.fullmatch(r"reads all ~\d\d,\d00 rows of alias_name", reading), "how many is pyproj's affair"
     (step,) = planner.trial(sql, ["CREATE INDEX ix ON alias_name (alt_name)"]).steps
     assert step.reading == "finds rows of alias_name by the index ix (alt_name = ?)"
     assert step.finds == 1
