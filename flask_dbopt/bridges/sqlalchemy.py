@@ -25,7 +25,7 @@ from flask_dbopt.pool.stats import PoolStats
 #: Engines that are looked after already, by anybody in this process.
 _attached: WeakKeyDictionary[Any, _Attachment] = WeakKeyDictionary()
 
-#: Our place in ``Connection.info``; a well-known recipe takes "query_start_time".
+#: Our place in a record's ``info``.
 _FRESH = "_dbopt_fresh"
 
 

@@ -19,7 +19,7 @@ from weakref import WeakSet
 from flask_dbopt.databases import Database
 from flask_dbopt.engines.sqlite.cursor import Cursor
 from flask_dbopt.engines.sqlite.footprint import leading_word
-from flask_dbopt.engines.sqlite.road import announce, do_without, note_end
+from flask_dbopt.engines.sqlite.road import announce, do_without, note, note_end
 
 #: SQLAlchemy's ways to run a statement, each an event and a method of the dialect.
 WAYS = ("do_execute", "do_executemany", "do_execute_no_params")
@@ -71,15 +71,16 @@ class Timing:
         if not _only_reads(text):
             with suppress(AttributeError, TypeError):  # no context, or a loan of SQLAlchemy's own that is none
                 self._at_work.add(rest[-1].root_connection.connection)
-        error: str | None = None
+        fault = None
         start = perf_counter()
         try:
             self._execute(way, cursor, statement, *rest)
-        except Exception as raised:
-            error = type(raised).__name__
+        except Exception as error:
+            fault = error
             raise
         finally:
-            self._note(road, start, cursor, text, error, rest)
+            note(road, text, start, -1 if fault else _rows_of(cursor), fault, rest[0] if len(rest) > 1 else None)
+            fault = None  # with its traceback it would keep this frame, and the cursor in it
         return True
 
     def _execute(self, way: str, *arguments: Any) -> None:
@@ -91,16 +92,6 @@ class Timing:
                 if later(*arguments):
                     return
         getattr(self._dialect, way)(*arguments)
-
-    def _note(self, road: Any, start: float, cursor: Any, text: str, error: str | None, rest: tuple[Any, ...]) -> None:
-        seconds = perf_counter() - start
-        try:
-            rows = -1 if error is not None else cursor.rowcount
-            record = road.record(text, seconds, rows, error, False, start)
-            if seconds >= road.slow:
-                road.sample(record, rest[0] if road.keeps_parameters and len(rest) > 1 else None)
-        except Exception:  # noqa: BLE001  # ours, so not the app's affair
-            do_without("the monitor")
 
     def _end(self, word: str, method: Callable[[Any], None], loan: Any) -> None:
         """End a transaction. One that only read is not told of, as on SQLite, where reading begins none."""
@@ -124,6 +115,15 @@ def _text_of(statement: Any) -> str:
     if isinstance(statement, str):
         return statement
     return statement.decode(errors="replace") if isinstance(statement, bytes) else str(statement)
+
+
+def _rows_of(cursor: Any) -> int:
+    """As the driver counts them; -1 where it cannot say."""
+    try:
+        return cursor.rowcount  # type: ignore[no-any-return]
+    except Exception:  # noqa: BLE001  # of the driver's, and no affair of the statement, which ran
+        do_without("the monitor")
+        return -1
 
 
 def _only_reads(sql: str) -> bool:

@@ -259,7 +259,9 @@ def note_slow(cursor: Cursor, record: list[Any]) -> None:
             do_without("the monitor")
 
 
-def note(road: Road, sql: str, start: float, rows: int, error: BaseException | None = None) -> None:
+def note(
+    road: Road, sql: str, start: float, rows: int, error: BaseException | None = None, parameters: Any = None
+) -> None:
     """Record what is over and leaves no rows to be fetched. What is no text was no statement: the driver refused it."""
     if not isinstance(sql, str):
         return
@@ -267,7 +269,7 @@ def note(road: Road, sql: str, start: float, rows: int, error: BaseException | N
     try:
         record = road.record(sql, seconds, rows, None if error is None else type(error).__name__, False, start)
         if seconds >= road.slow:
-            road.sample(record, None)
+            road.sample(record, parameters if road.keeps_parameters else None)
     except Exception:  # noqa: BLE001  # ours, so not the app's affair
         do_without("the monitor")
 
