@@ -77,7 +77,7 @@ class Shelf:
 
         ``before`` is the part of it that was told already: the execution, when ``seconds`` has the fetching too.
         """
-        statement, worth = self.worthy.get(sql), self.worth * self._price.factor
+        statement, worth = self.worthy.get(sql), self._worth_here()
         if statement is not None:
             statement.worth = worth
             statement.ran(seconds, before)
@@ -135,6 +135,10 @@ class Shelf:
                 return None
         return self._ticket(statement, key, token, identity, generation, on_trial)
 
+    def _worth_here(self) -> float:
+        """Seconds that a query has to cost to be looked up, at what a look-up costs now."""
+        return self.worth * self._price.factor
+
     def _token(self, identity: Identity | None) -> Hashable | None:
         """Asked of the engine, whose answer is most of what a look-up costs."""
         start = perf_counter()
@@ -158,7 +162,7 @@ class Shelf:
 
     def _keep(self, ticket: Ticket, rows: Sequence[Any], description: Any, seconds: float) -> bool:
         cache, statement, key = self._cache, ticket.statement, ticket.key
-        statement.worth = worth = self.worth * self._price.factor
+        statement.worth = worth = self._worth_here()
         size = weigh(rows, self._watcher.row_types) if len(rows) <= ticket.max_rows else None
         if size is not None:
             size += weight_of(key)

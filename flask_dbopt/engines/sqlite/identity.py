@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
 
@@ -15,8 +14,6 @@ from flask_dbopt.engines.protocol import Identity
 
 #: Eight-byte words that no system's ``struct stat`` has more of.
 _WORDS = 64
-
-_stat = os.stat
 
 
 def identity_of(path: str) -> Callable[[], Identity | None]:
@@ -43,7 +40,7 @@ def identity_of(path: str) -> Callable[[], Identity | None]:
 
 def _asked(path: str | bytes) -> Identity | None:
     try:
-        found = _stat(path)
+        found = os.stat(path)  # noqa: PTH116  # at each loan, where a Path would cost as much again
     except (OSError, ValueError):
         return None
     return found[2], found[1]  # device and inode; by number, as they come quicker so
@@ -95,7 +92,7 @@ def pinned(path: str | os.PathLike[str]) -> Iterator[Identity]:
 @contextmanager
 def pinned_if_there(path: str) -> Iterator[Identity | None]:
     """``pinned``, or None where there is no file yet."""
-    with contextlib.ExitStack() as stack:
+    with ExitStack() as stack:
         try:
             identity = stack.enter_context(pinned(path))
         except OSError:
