@@ -68,9 +68,9 @@ def durability(database: str, found: Mapping[str, Any]) -> Finding:
     return Finding("durability", PROBLEM, told, f"{hint} in DBOPT_SQLITE_PRAGMAS", database)
 
 
-def library(version: tuple[int, ...]) -> Finding:
+def sqlite_library(version: tuple[int, ...]) -> Finding:
     """Whether the SQLite library has a known danger."""
-    danger = maintenance.library_danger(version)
+    danger = maintenance.sqlite_danger(version)
     if danger:
         hint = "use a Python with SQLite 3.51.3 or newer; until then our own checkpoints hold the writer's lock"
         return Finding("sqlite", NOTE, danger, hint)

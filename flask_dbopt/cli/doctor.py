@@ -49,7 +49,7 @@ def command(screen: Screen) -> int:
 def findings(who: Target) -> Iterator[Finding]:
     """Every check of an app and its databases, in the order they are told."""
     optimizer, settings = who.optimizer, who.optimizer.settings
-    yield checks.library(sqlite3.sqlite_version_info)
+    yield checks.sqlite_library(sqlite3.sqlite_version_info)
     if not settings.enabled:
         yield Finding("optimizer", checks.NOTE, "switched off", "set DBOPT_ENABLED=1")
     if not optimizer.databases:

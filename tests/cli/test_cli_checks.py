@@ -20,7 +20,7 @@ HOUR = 3600.0
     ],
 )  # fmt: skip
 def test_the_wal_reset_bug_is_known_by_version(version, level):
-    assert checks.library(version).level == level
+    assert checks.sqlite_library(version).level == level
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_a_checkpoint_waits_for_a_writer_and_then_gives_up(path):
     with closing(sqlite3.connect(path, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         writer.execute("INSERT INTO t VALUES (1, 'new')")
-        if maintenance.library_danger():
+        if maintenance.sqlite_danger():
             with pytest.raises(sqlite3.OperationalError, match="locked"):
                 maintenance.checkpoint(path, wait=0.05)
         writer.execute("COMMIT")

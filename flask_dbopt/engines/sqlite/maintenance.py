@@ -58,7 +58,7 @@ class Checkpoint:
         return self.moved >= self.frames
 
 
-def library_danger(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> str:
+def sqlite_danger(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> str:
     """What is dangerous in this SQLite library; empty when nothing is known.
 
     The WAL-reset bug (https://sqlite.org/wal.html#walresetbug) is in 3.7.0 to 3.51.2, less 3.50.7 and 3.44.6.
@@ -139,11 +139,11 @@ def analyze(path: Path, *, wait: float) -> tuple[str, ...]:
 def checkpoint(path: Path, *, wait: float) -> Checkpoint:
     """Move the WAL into the database file.
 
-    The writer's lock is held meanwhile: no commit can reset the WAL under the checkpoint (library_danger).
+    The writer's lock is held meanwhile: no commit can reset the WAL under the checkpoint (sqlite_danger).
     Raises sqlite3.OperationalError when a writer does not finish within ``wait`` seconds.
     """
     with _opened(path, wait) as connection:
-        if library_danger():
+        if sqlite_danger():
             with _opened(path, wait) as writer:
                 writer.execute("BEGIN IMMEDIATE")
                 _, frames, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
