@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import statistics
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,13 +13,10 @@ import sqlalchemy as sa
 from flask import Flask
 from sqlalchemy.pool import QueuePool
 
+from benchmarks.crowd import CONNECTIONS, Turn, compete
 from benchmarks.interleave import Batch, race, repeat, show
 from benchmarks.words import POINT, make_app, make_database
 from flask_dbopt import DBOptimizer
-
-THREADS, CONNECTIONS = 16, 8
-SECONDS = 1.5
-ROUNDS = 5
 
 THEIRS = "SQLAlchemy's QueuePool, without us"
 OURS = "Flask-DBOpt"
@@ -68,55 +63,20 @@ def loans(title: str, made: dict[str, sa.Engine], count: int) -> None:
     show(f"{title}: connect, SELECT, close", results, THEIRS)
 
 
-def crowd(ask: Callable[[], None]) -> tuple[list[int], float]:
-    """Turns of each of many threads within some seconds, and the longest one took."""
-    turns, longest = [0] * THREADS, [0.0] * THREADS
-    start = threading.Barrier(THREADS + 1)
-    end = [0.0]
-
-    def work(number: int) -> None:
-        start.wait()
-        while (asked := time.perf_counter()) < end[0]:
-            ask()
-            longest[number] = max(longest[number], time.perf_counter() - asked)
-            turns[number] += 1
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    end[0] = time.perf_counter() + SECONDS
-    start.wait()
-    for thread in threads:
-        thread.join()
-    return turns, max(longest)
-
-
 def crowds(title: str, made: dict[str, sa.Engine], hold: float) -> None:
-    """Starved is who gets less than a hundredth of what the luckiest gets."""
-    runs: dict[str, list[tuple[list[int], float]]] = {THEIRS: [], OURS: []}
-
-    def asking(engine: sa.Engine) -> Callable[[], None]:
-        def ask() -> None:
+    def using(engine: sa.Engine) -> Turn:
+        def turn(number: int) -> float:
+            asked = time.perf_counter()
             with engine.connect() as connection:
-                connection.execute(ASKED, {"id": 7}).fetchone()
+                waited = time.perf_counter() - asked
+                connection.execute(ASKED, {"id": number}).fetchone()
                 if hold:
                     time.sleep(hold)
+            return waited
 
-        return ask
+        return turn
 
-    for _ in range(ROUNDS):
-        for name, taken in runs.items():
-            taken.append(crowd(asking(made[name])))
-    held = f"each held {hold * 1000:g} ms" if hold else "given back at once"
-    print(f"\n{title}: {THREADS} threads on {CONNECTIONS} connections, {held}")
-    print(f"| {'pool':<36} | SELECTs/s | starved threads | fewest/most | longest turn ms |")
-    print(f"| {'-' * 36} | --------: | --------------: | ----------: | --------------: |")
-    for name, taken in runs.items():
-        rate = statistics.median(sum(turns) / SECONDS for turns, _ in taken)
-        starved = statistics.median(sum(turn < max(turns) / 100 for turn in turns) for turns, _ in taken)
-        spread = statistics.median(min(turns) / max(turns) for turns, _ in taken)
-        wait = statistics.median(longest for _, longest in taken) * 1000
-        print(f"| {name:<36} | {rate:>9.0f} | {starved:>15.0f} | {spread:>11.2f} | {wait:>15.1f} |")
+    compete(f"{title}: ", {name: using(made[name]) for name in (THEIRS, OURS)}, hold)
 
 
 @contextmanager
